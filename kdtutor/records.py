@@ -1,0 +1,120 @@
+"""A run is a folder: settings.json, epochs.csv, checkpoint.safetensors, summary.json.
+
+Each file is written whole under another name and then renamed, so that a run killed at any moment
+leaves either the old file or the new one. Nothing here can run code when it is read.
+"""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import distributed
+
+
+class RecordError(ValueError):
+    """A record folder that cannot be used as it is."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment there is the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _name(value) -> str:
+    """What a record says of a value that JSON has no form for: a function's name, or its text."""
+    return getattr(value, "__qualname__", str(value))
+
+
+def write_json(path: Path, value) -> None:
+    """Write plain values atomically; a function is written as its name."""
+    write_atomically(path, (json.dumps(value, indent=2, default=_name) + "\n").encode())
+
+
+def read_json(path: Path):
+    """What write_json wrote.
+
+    Raises:
+        RecordError: a file that is missing or not JSON, by name.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read: {error}; remove it, or choose another folder") from error
+
+
+class RunFolder:
+    """One run's record, written by the first rank alone. `settings` must be the same each time the folder is opened."""
+
+    def __init__(self, path: str | Path, settings: dict):
+        self.path = Path(path)
+        if distributed.is_first():
+            self.path.mkdir(parents=True, exist_ok=True)
+        settings = json.loads(json.dumps(settings, default=_name))
+        if (self.path / "settings.json").exists():
+            before = read_json(self.path / "settings.json")
+            changed = [name for name in {*before, *settings} if before.get(name) != settings.get(name)]
+            if changed:
+                name = sorted(changed)[0]
+                raise RecordError(
+                    f"folder {self.path} holds a run with {name}={before.get(name)!r}, this one has "
+                    f"{settings.get(name)!r}; choose another folder, or remove that one"
+                )
+        elif distributed.is_first():
+            write_json(self.path / "settings.json", settings)
+
+    def save(self, epochs: list[dict], tensors: dict[str, Tensor]) -> None:
+        """After each epoch: the table for people, then the checkpoint, which holds the table too and alone counts."""
+        import pandas as pd
+        from safetensors.torch import save
+
+        if not distributed.is_first():
+            return
+        write_atomically(self.path / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False).encode())
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomically(self.path / "checkpoint.safetensors", save(tensors, {"epochs": json.dumps(epochs)}))
+
+    def load(self) -> tuple[list[dict], dict[str, Tensor]]:
+        """The epochs that are done and the checkpoint after them; empty if there is none yet."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return [], {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                epochs = list(json.loads(file.metadata()["epochs"]))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{path} cannot be resumed from: {error}; remove {self.path} to start over") from error
+        return epochs, tensors
+
+    def finish(self, summary: dict) -> None:
+        if distributed.is_first():
+            write_json(self.path / "summary.json", summary)
+
+
+def environment() -> dict:
+    """What a number depends on besides settings: versions and machine."""
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "system": platform.platform(terse=True),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
