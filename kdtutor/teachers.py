@@ -1,0 +1,126 @@
+"""The trained teachers that come with the course, and how they were trained.
+
+data/teachers/ holds, for each, its weights, its fp16 logits for every Fashion-MNIST training image
+and its mirror image, and one manifest: sha256, accuracy, settings, seconds, versions.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import data, models
+from .evaluate import evaluate, predict
+from .losses._checks import check_choice
+from .records import environment, read_json, write_atomically, write_json
+from .train import Settings, distill
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which network, and how it is trained on all 60,000 labelled images."""
+
+    model: str
+    settings: Settings
+
+
+_SETTINGS = Settings(epochs=16, batch_size=128, lr=0.2, crop_padding=2, views=None, precision="bf16")
+
+TEACHERS: dict[str, Recipe] = {
+    "base": Recipe("resnet8_w24", _SETTINGS),
+    "strong": Recipe("resnet14_w32", _SETTINGS),
+}
+
+
+class TeacherError(ValueError):
+    """Shipped weights or logits that are missing, or not what the manifest says."""
+
+
+def load_teacher(name: str = "base") -> nn.Module:
+    """A shipped teacher in eval mode, for 28 x 28 grey images normalised as data.load("fashion-mnist") says."""
+    from safetensors.torch import load
+
+    entry = _entry(name)
+    teacher = models.build(entry["model"], num_classes=10, in_channels=1)
+    teacher.load_state_dict(load(_verified(entry["weights"], entry["weights_sha256"])))
+    return teacher.eval()
+
+
+def shipped_logits(name: str = "base") -> Tensor:
+    """A shipped teacher's answers, (2, 60000, 10) float32: view 0 is the training image, view 1 its mirror image."""
+    from safetensors.torch import load
+
+    entry = _entry(name)
+    return load(_verified(entry["logits"], entry["logits_sha256"]))["logits"].float()
+
+
+def manifest() -> dict[str, dict]:
+    """What is known of each shipped teacher, by name."""
+    return read_json(data.shipped("teachers/manifest.json"))
+
+
+def train_teacher(name: str, folder: Path, record: Path = Path("runs"), progress: bool = True) -> dict:
+    """Train a teacher by its recipe, write weights and logits into `folder`, and enter it in the manifest there.
+
+    The run's own record goes into `record`; interrupted, it goes on from its last whole epoch when called again.
+    """
+    from safetensors.torch import save
+
+    check_choice("name", name, TEACHERS)
+    recipe = TEACHERS[name]
+    fashion = data.load("fashion-mnist")
+    teacher = models.build(recipe.model, num_classes=10, in_channels=1, seed=recipe.settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    run = distill(
+        teacher, fashion.train, "ce", settings=recipe.settings, folder=record / f"teacher-{name}", progress=progress
+    )
+    if run.interrupted:
+        raise KeyboardInterrupt
+    teacher = teacher.to(memory_format=torch.contiguous_format).eval()
+
+    weights = save({key: value.cpu().contiguous() for key, value in teacher.state_dict().items()})
+    digest = hashlib.sha256(weights).hexdigest()
+    mirrored = dataclasses.replace(fashion.train, images=fashion.train.images.flip(-1))
+    answers = torch.stack([predict(teacher, fashion.train), predict(teacher, mirrored)]).half().cpu()
+    logits = save({"logits": answers}, {"weights_sha256": digest})
+    write_atomically(folder / f"{name}.safetensors", weights)
+    write_atomically(folder / f"{name}-logits.safetensors", logits)
+
+    path = folder / "manifest.json"
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries[name] = {
+        "model": recipe.model,
+        "parameters": models.count_parameters(teacher),
+        "weights": f"{name}.safetensors",
+        "weights_sha256": digest,
+        "logits": f"{name}-logits.safetensors",
+        "logits_sha256": hashlib.sha256(logits).hexdigest(),
+        "data": "fashion-mnist, all 60,000 training images",
+        "test": {metric: round(value, 5) for metric, value in evaluate(teacher, fashion.test).items()},
+        "settings": dataclasses.asdict(recipe.settings),
+        "training_seconds": round(sum(row["seconds"] for row in run.epochs)),
+        "seconds": round(time.time() - started),
+        **environment(),
+    }
+    write_json(path, entries)
+    return entries[name]
+
+
+def _entry(name: str) -> dict:
+    entries = manifest()
+    check_choice("teacher", name, entries)
+    return entries[name]
+
+
+def _verified(file: str, sha256: str) -> bytes:
+    path = data.shipped(f"teachers/{file}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise TeacherError(f"{path} is not the file its manifest describes; restore it, or run kdtutor teacher")
+    return content
