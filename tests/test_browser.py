@@ -1,0 +1,218 @@
+"""The notebooks as a reader has them: in JupyterLab in Chromium, run through, explorers moved by mouse and keyboard.
+
+Skipped where there is no browser; KDTUTOR_REQUIRE_BROWSER=1 makes that a failure.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+RUN_LIMIT_S = 600  # for all cells of a notebook, on a machine that is busy with other things
+
+
+def skip_or_fail(reason: str):
+    if os.environ.get("KDTUTOR_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason}, and KDTUTOR_REQUIRE_BROWSER is 1")
+    pytest.skip(f"{reason}; the explorers were not tried in a browser")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_or_fail("playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        skip_or_fail(f"no browser found: none of {', '.join(BROWSERS)} is on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a JupyterLab on copies of the notebooks, with settings of its own; a token is part of it."""
+    home = tmp_path_factory.mktemp("jupyter")
+    shutil.copytree(NOTEBOOKS, home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    places = {
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [
+        sys.executable, "-m", "jupyterlab", str(home / "notebooks"), "--no-browser", "--allow-root",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+    log = home / "log.txt"
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, **{name: str(home / place) for name, place in places.items()}},
+        )  # fmt: skip
+    try:
+        _wait_until_it_answers(f"http://127.0.0.1:{port}/api/status?token={token}", process, log)
+        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
+    finally:
+        _end(process)
+
+
+def _wait_until_it_answers(address, process, log):
+    for _ in range(600):
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        try:
+            urllib.request.urlopen(address, timeout=10).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"JupyterLab did not answer: {log.read_text(encoding='utf-8')}")
+
+
+def _end(process):
+    """The server and the kernels it started."""
+    stop = getattr(os, "killpg", None) or os.kill
+    stop(process.pid, signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        stop(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
+
+
+@pytest.fixture(params=NAMES)
+def page(request, chromium, server):
+    """A notebook, open and with an idle kernel."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto(server(request.param))
+    page.wait_for_function(
+        """() => {
+            const panel = window.jupyterapp?.shell.currentWidget;
+            return panel?.sessionContext?.session?.kernel?.status === "idle";
+        }"""
+    )
+    yield page
+    context.close()
+
+
+RUN_ALL = """async limit => {
+    const late = new Promise((_, no) => setTimeout(() => no(new Error("the notebook did not end in time")), limit));
+    return await Promise.race([window.jupyterapp.commands.execute("notebook:run-all-cells"), late]);
+}"""
+CELLS = """() => window.jupyterapp.shell.currentWidget.model.toJSON().cells.filter(cell => cell.cell_type === "code")"""
+SHOW_CELL = """async number => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    const code = notebook.widgets.map((cell, i) => [cell, i]).filter(([cell, _]) => cell.model.type === "code");
+    await notebook.scrollToItem(code[number][1], "start");
+}"""
+
+
+def test_every_cell_runs_and_every_explorer_follows(page):
+    assert page.evaluate(RUN_ALL, 1000 * RUN_LIMIT_S), errors(page.evaluate(CELLS))
+    cells = page.evaluate(CELLS)
+    assert errors(cells) == []
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+    explorers = [number for number, cell in enumerate(cells) if holds_widget(cell)]
+    assert explorers, "every notebook has an explorer"
+    for number in explorers:
+        page.evaluate(SHOW_CELL, number)
+        explorer = page.locator(".kdtutor-explorer")
+        explorer.first.wait_for()
+        assert explorer.count() == 1
+        for slider in explorer.locator(".widget-slider").all():
+            follows_keyboard(explorer, slider)
+            follows_mouse(page, explorer, slider)
+    assert page.locator(".jupyter-widgets-error-widget").count() == 0
+    assert errors(page.evaluate(CELLS)) == []
+    assert page.complaints == []
+
+
+def errors(cells) -> list[str]:
+    return [
+        json.dumps(output)[:2000]
+        for cell in cells
+        for output in cell["outputs"]
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
+
+
+def holds_widget(cell) -> bool:
+    return any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell["outputs"])
+
+
+def picture(explorer) -> tuple[str, str]:
+    """What the explorer shows: the picture's bytes, and the words for those who cannot see it."""
+    image = explorer.locator("img")
+    return image.get_attribute("src"), image.get_attribute("alt")
+
+
+def wait_for_another(explorer, before) -> tuple[str, str]:
+    """The next picture; its words must have changed with it."""
+    for _ in range(300):
+        after = picture(explorer)
+        if after[0] != before[0]:
+            assert after[0].startswith("data:image/png;base64,")
+            assert after[1] != before[1]
+            loaded = "image => image.complete && image.naturalWidth > 0"
+            assert explorer.locator("img").evaluate(loaded)
+            return after
+        time.sleep(0.1)
+    raise AssertionError("the picture stayed as it was")
+
+
+def settled(explorer) -> tuple[str, str]:
+    """The picture once moves that are still on their way have arrived."""
+    now = picture(explorer)
+    for _ in range(100):
+        time.sleep(0.5)
+        before, now = now, picture(explorer)
+        if now == before:
+            return now
+    raise AssertionError("the picture never came to rest")
+
+
+def follows_keyboard(explorer, slider):
+    handle = slider.get_by_role("slider")
+    handle.focus()
+    handle.press("Home")  # where it stands now depends on the notebook
+    shown = settled(explorer)
+    for key in ("ArrowRight", "PageUp", "ArrowLeft", "End", "PageDown", "Home"):
+        handle.press(key)
+        wait_for_another(explorer, shown)
+        shown = settled(explorer)
+
+
+def follows_mouse(page, explorer, slider):
+    shown = settled(explorer)
+    handle, track = slider.get_by_role("slider").bounding_box(), slider.locator(".noUi-base").bounding_box()
+    page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + 0.6 * track["width"], handle["y"] + handle["height"] / 2, steps=5)
+    page.mouse.up()
+    wait_for_another(explorer, shown)
+    settled(explorer)
