@@ -1,4 +1,4 @@
-"""The command line: kdtutor compare | teacher | lab. `kdtutor COMMAND --help` tells all options of one."""
+"""The command line: kdtutor compare | teacher | audit | lab. `kdtutor COMMAND --help` tells all options of one."""
 
 import sys
 from pathlib import Path
@@ -38,6 +38,20 @@ def teacher(
         entry = train_teacher(name, folder)
         top1 = 100 * entry["test"]["top1"]
         print(f"{name}: {entry['model']}, test top-1 {top1:.2f} %, {entry['training_seconds']} s")
+
+
+@app.command
+def audit(target: Annotated[str, tyro.conf.Positional], kind: str = "auto", temperature: float | None = None) -> int:
+    """Is this distillation loss what its name says? Exit status 0, 1 on findings, 2 if it cannot be called.
+
+    Args:
+        target: package.module:name of a function or an nn.Module class; the current folder is searched too.
+        kind: which loss it should be, for instance kd, similarity, cmkd or kernel; auto asks which it is.
+        temperature: the one it uses, where it has one.
+    """
+    from .audit import run
+
+    return run(target, kind, temperature)
 
 
 @app.command
