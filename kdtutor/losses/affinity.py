@@ -24,7 +24,22 @@ from ._rows import divide_or_zero, is_constant
 
 def inner(features: Tensor) -> Tensor:
     """<f_i, f_j>."""
-    return features @ features.T
+    return _Gram.apply(features)
+
+
+class _Gram(torch.autograd.Function):
+    """features @ features.T; its backward pass takes one product where torch, blind to the symmetry, takes two."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return features @ features.T
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        with full_precision(gradient):
+            return (gradient + gradient.T) @ features
 
 
 def cosine(features: Tensor) -> Tensor:

@@ -56,13 +56,15 @@ def _centered_soft_rank(values: Tensor, strength: float) -> Tensor:
     n = values.shape[-1]
     out_dtype = torch.promote_types(values.dtype, torch.float32)
     fit_dtype = out_dtype if values.device.type == "mps" else torch.float64
-    rows = values.reshape(-1, n).to(fit_dtype)
-    s, order = (rows / strength).sort(dim=-1, descending=True, stable=True)
-    w = torch.arange(n, 0, -1, dtype=fit_dtype, device=values.device) - (n + 1) / 2
-    blocks = pooled_blocks((s - w).detach())
-    counts = torch.zeros_like(s).scatter_add(-1, blocks, torch.ones_like(s))
-    v = (torch.zeros_like(s).scatter_add(-1, blocks, s - w) / counts.clamp(min=1)).gather(-1, blocks)
-    ranks = torch.zeros_like(s).scatter(-1, order, s - v)
+    rows = values.reshape(-1, n).to(fit_dtype) / strength
+    s, order = rows.detach().sort(dim=-1, descending=True, stable=True)
+    w = torch.arange(n, 0, -1, dtype=fit_dtype, device=values.device)
+    blocks = torch.zeros_like(order).scatter(-1, order, pooled_blocks(s - w))  # of each value, in its own place
+    # Within a block v = mean(s) - mean(w), so a rank is the block's mean rank and the value's deviation in the block.
+    counts = torch.zeros_like(rows).scatter_add(-1, blocks, torch.ones_like(rows))
+    mean_ranks = (n + counts) / 2 - counts.cumsum(dim=-1)  # less (n + 1) / 2; block 0 holds the largest values
+    mean_values = torch.zeros_like(rows).scatter_add(-1, blocks, rows) / counts.clamp(min=1)
+    ranks = rows + (mean_ranks - mean_values).gather(-1, blocks)
     return ranks.reshape(values.shape).to(out_dtype)
 
 
@@ -82,17 +84,25 @@ def _(y: Tensor) -> Tensor:
 
 
 def _blocks_by_merging(y: Tensor) -> Tensor:
-    """Pool adjacent violators, all rows and all violations at once, until there is none."""
-    starts = torch.ones_like(y, dtype=torch.bool)
+    """Pool adjacent violators, all rows and all violations at once, until there is none.
+
+    All rows' blocks stand in one list, which gets shorter with every round.
+    """
+    rows, n = y.shape
+    starts = torch.arange(rows * n)  # where each block begins
+    opens_row = starts % n == 0
+    sums, counts = y.flatten(), torch.ones_like(y).flatten()
     while True:
-        blocks = starts.cumsum(dim=-1) - 1
-        counts = torch.zeros_like(y).scatter_add_(-1, blocks, torch.ones_like(y))
-        sums = torch.zeros_like(y).scatter_add_(-1, blocks, y)
-        means = (sums / counts).gather(-1, blocks)
-        violations = starts[:, 1:] & (means[:, 1:] > means[:, :-1])
-        if not violations.any():
-            return blocks
-        starts[:, 1:] &= ~violations
+        means = sums / counts
+        joins = torch.nn.functional.pad(means[1:] > means[:-1], (1, 0)) & ~opens_row  # the block before it
+        if not joins.any():
+            break
+        into = (~joins).cumsum(dim=0) - 1
+        stays = (~joins).nonzero()[:, 0]
+        starts, opens_row = starts.index_select(0, stays), opens_row.index_select(0, stays)
+        sums = torch.zeros_like(means[: len(stays)]).scatter_add_(0, into, sums)
+        counts = torch.zeros_like(sums).scatter_add_(0, into, counts)
+    return torch.zeros(rows * n, dtype=torch.int64).index_fill_(0, starts, 1).view(rows, n).cumsum(dim=-1) - 1
 
 
 def _blocks_by_min_max(y: Tensor) -> Tensor:

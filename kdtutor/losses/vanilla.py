@@ -78,7 +78,8 @@ def dkd_loss(
     check_reduction(reduction)
     if student_logits.shape[1] < 3 and beta > 0:
         raise ValueError(
-            "student_logits has 2 classes: the rest is a single class, so beta has nothing to act on; beta=0"
+            f"beta is {beta}, but student_logits has 2 classes: the rest is a single class, "
+            "so beta has nothing to act on; pass beta=0"
         )
 
     student_logits, teacher_logits = student_logits / temperature, teacher_logits / temperature
