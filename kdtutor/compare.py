@@ -253,13 +253,13 @@ def _row(spec: str, method, seed: int, run: Run, metrics: dict[str, float]) -> d
 
 
 def _write(results: Results, folder: Path) -> None:
-    from .figures import learning_curves
+    from .figures import method_panels
 
     write_json(folder / "settings.json", {**dataclasses.asdict(results.comparison), **environment()})
     write_atomically(folder / "students.csv", results.students.to_csv(index=False).encode())
     write_atomically(folder / "table.csv", results.table.to_csv(index=False).encode())
     write_atomically(folder / "table.txt", (format_table(results) + "\n").encode())
-    learning_curves(results.curves).savefig(folder / "curves.png", dpi=120)
+    method_panels(results.curves).savefig(folder / "curves.png", dpi=120)
 
 
 def _slug(spec: str) -> str:

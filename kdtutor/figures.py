@@ -199,13 +199,48 @@ def learning_curves(curves) -> Figure:
 
 
 def _name_ends(axes, ends: list[tuple[float, str, str]], x: float) -> None:
-    """Write each curve's name at its end, pushed apart where they would touch."""
+    """Write each curve's name at its end, pushed apart where they would touch, and back inside the panel."""
     low, high = axes.get_ylim()
     step = (high - low) / 22
-    height = -float("inf")
-    for value, name, color in sorted(ends):
-        height = max(value, height + step)
+    ends = sorted(ends)
+    heights = [value for value, _, _ in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + step)
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], high - step * (len(heights) - 1 - i))
+    for height, (value, name, color) in zip(heights, ends, strict=True):
         axes.annotate(
             f"{name} {value:.1f}", (x, value), (1.02, height), xycoords="data", textcoords=axes.get_yaxis_transform(),
             color=color, va="center", fontsize=9, arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5},
         )  # fmt: skip
+
+
+def method_panels(curves, baseline: str = "ce") -> Figure:
+    """A small panel of learning curves for each method, each beside the baseline's dashed line.
+
+    The first third of the training, where all is steep, is cut off below.
+
+    Args:
+        curves: as for `learning_curves`.
+    """
+    grouped = curves.groupby(["method", "epoch"], sort=False)["top1"]
+    mean, low, high = (100 * part.unstack("epoch") for part in (grouped.mean(), grouped.min(), grouped.max()))
+    methods = [method for method in mean.index if method != baseline] or [baseline]
+    columns = min(4, len(methods))
+    rows = -(-len(methods) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.1 * rows), layout="constrained", facecolor="none")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, method in zip(panels, methods, strict=False):
+        quiet(axes)
+        axes.fill_between(mean.columns, low.loc[method], high.loc[method], color=COLORS[0], alpha=0.2, linewidth=0)
+        axes.plot(mean.columns, mean.loc[method], color=COLORS[0], marker=MARKERS[0], markersize=3)
+        if baseline in mean.index:
+            axes.plot(mean.columns, mean.loc[baseline], "--", color=COLORS[1], linewidth=1.2)
+        axes.set_title(f"{method} {mean.loc[method].iloc[-1]:.1f} %", color=INK, fontsize=10)
+    for axes in panels[len(methods) :]:
+        axes.set_axis_off()
+    panels[0].set_ylim(bottom=mean.iloc[:, mean.shape[1] // 3].min() - 1)
+    figure.supxlabel("epoch", color=INK, fontsize=10)
+    dashed = f" (dashed: {baseline})" if baseline in mean.index and methods != [baseline] else ""
+    figure.supylabel(f"test top-1 %{dashed}", color=INK, fontsize=10)
+    return figure
