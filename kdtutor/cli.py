@@ -14,7 +14,7 @@ app = tyro.extras.SubcommandApp()
 
 
 @app.command
-def compare(comparison: Annotated[Comparison, tyro.conf.arg(name="")] = Comparison()) -> None:  # noqa: B008 (frozen)
+def compare(comparison: Annotated[Comparison, tyro.conf.arg(name="")] = Comparison()) -> None:
     """Train students under many methods by one teacher, and print a table."""
     results = run_comparison(comparison, progress=distributed.is_first())
     if distributed.is_first():

@@ -18,7 +18,8 @@ from .evaluate import evaluate, metrics, predict
 from .losses._checks import check_choice, check_count, near_names
 from .memory import RememberedTeacher
 from .records import environment, write_atomically, write_json
-from .train import Run, Settings, choose_device, distill, remember_teacher
+from .settings import Settings, choose_device
+from .train import Run, distill, remember_teacher
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,13 @@ def start() -> None:
 
 
 def stop() -> None:
+    """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def ranks() -> int:
+    """How many processes share the work."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -114,7 +114,7 @@ def environment() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "system": platform.platform(terse=True),
+        "system": platform.system(),
         "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }

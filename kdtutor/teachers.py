@@ -18,7 +18,8 @@ from . import data, models
 from .evaluate import evaluate, predict
 from .losses._checks import check_choice
 from .records import environment, read_json, write_atomically, write_json
-from .train import Settings, distill
+from .settings import Settings
+from .train import distill
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load_teacher(name: str = "base") -> nn.Module:
     entry = _entry(name)
     teacher = models.build(entry["model"], num_classes=10, in_channels=1)
     teacher.load_state_dict(load(_verified(entry["weights"], entry["weights_sha256"])))
-    return teacher.eval()
+    return teacher.to(memory_format=torch.channels_last).eval()
 
 
 def shipped_logits(name: str = "base") -> Tensor:

@@ -21,7 +21,8 @@ pytestmark = [
 
 
 def run(*command, check=True, **options):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
+    command = list(map(str, command))
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -44,7 +45,7 @@ def test_two_ranks_give_the_gradients_of_one_process(gradients, spec):
 
 
 def test_a_comparison_under_torchrun_writes_one_record_and_one_table(tmp_path):
-    options = ["--methods", "ce", "kd", "stkd", "--subset", "512", "--epochs", "2", "--batch-size", "64", "--seeds", "1"]
+    options = ["--methods", "ce", "kd", "stkd", "--seeds", "1", "--subset", "512", "--epochs", "2"]
     one = run(sys.executable, "-m", "kdtutor", "compare", *options, "--folder", tmp_path / "one")
     two = run(*TORCHRUN, "-m", "kdtutor", "compare", *options, "--folder", tmp_path / "two")
     assert one.stdout.count("top-1 %)") == two.stdout.count("top-1 %)") == 1  # one table, from the first rank

@@ -15,7 +15,8 @@ from kdtutor import data, losses, methods, train
 from kdtutor.methods import METHODS
 from kdtutor.models import tap
 from kdtutor.records import RecordError
-from kdtutor.train import CIFAR, Settings, choose_device, distill, gradient_norms, learning_rate, make_batch, stream
+from kdtutor.settings import CIFAR, Settings, choose_device, learning_rate, stream
+from kdtutor.train import distill, gradient_norms, make_batch
 
 EVERY_METHOD = [*METHODS, "kd + sp", "stkd(target='interpolated')", "kernel(weight=.5) + rkd"]
 
