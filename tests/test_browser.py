@@ -73,7 +73,8 @@ def server(tmp_path_factory):
         )  # fmt: skip
     try:
         _wait_until_it_answers(f"http://127.0.0.1:{port}/api/status?token={token}", process, log)
-        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}"
+        # A workspace for each: JupyterLab would otherwise open what the page before it had open.
+        yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/{Path(name).stem}/tree/{name}?token={token}"
     finally:
         _end(process)
 
@@ -102,7 +103,7 @@ def _end(process):
 
 @pytest.fixture(params=NAMES)
 def page(request, chromium, server):
-    """A notebook, open and with an idle kernel."""
+    """A notebook, open and with an idle kernel; its stored outputs are taken away, so that only new ones are seen."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
     page.set_default_timeout(120_000)
@@ -110,11 +111,14 @@ def page(request, chromium, server):
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.goto(server(request.param))
     page.wait_for_function(
-        """() => {
+        """name => {
             const panel = window.jupyterapp?.shell.currentWidget;
-            return panel?.sessionContext?.session?.kernel?.status === "idle";
-        }"""
+            return panel?.context?.path === name && panel.sessionContext.session?.kernel?.status === "idle";
+        }""",
+        arg=request.param,
     )
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    assert all(cell["execution_count"] is None and not cell["outputs"] for cell in page.evaluate(CELLS))
     yield page
     context.close()
 
@@ -127,6 +131,7 @@ CELLS = """() => window.jupyterapp.shell.currentWidget.model.toJSON().cells.filt
 SHOW_CELL = """async number => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
     const code = notebook.widgets.map((cell, i) => [cell, i]).filter(([cell, _]) => cell.model.type === "code");
+    notebook.activeCellIndex = code[number][1];
     await notebook.scrollToItem(code[number][1], "start");
 }"""
 
@@ -140,16 +145,24 @@ def test_every_cell_runs_and_every_explorer_follows(page):
     explorers = [number for number, cell in enumerate(cells) if holds_widget(cell)]
     assert explorers, "every notebook has an explorer"
     for number in explorers:
-        page.evaluate(SHOW_CELL, number)
-        explorer = page.locator(".kdtutor-explorer")
-        explorer.first.wait_for()
-        assert explorer.count() == 1
+        explorer = scrolled_to(page, number)
         for slider in explorer.locator(".widget-slider").all():
             follows_keyboard(explorer, slider)
             follows_mouse(page, explorer, slider)
     assert page.locator(".jupyter-widgets-error-widget").count() == 0
     assert errors(page.evaluate(CELLS)) == []
     assert page.complaints == []
+
+
+def scrolled_to(page, number: int):
+    """The explorer of code cell `number`, in sight. Cells grow while others are drawn, so one scroll may miss."""
+    explorer = page.locator(".kdtutor-explorer:visible")
+    for _ in range(60):
+        page.evaluate(SHOW_CELL, number)
+        if explorer.count() == 1:
+            return explorer
+        page.wait_for_timeout(1000)
+    raise AssertionError(f"code cell {number} never showed its explorer")
 
 
 def errors(cells) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from kdtutor import losses
+from kdtutor.exercises import notebook_00, notebook_01
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -203,69 +204,45 @@ def test_stamped_the_first_cell_installs_only_what_is_missing(monkeypatch, absen
     assert others == set(absent) - {"kdtutor"}
 
 
-# --- Solutions ---
+# --- Exercises ---
 
 
-def solution(path, name):
-    """The code block that defines `name` in one of the notebook's folded solutions."""
-    blocks = re.findall(r"```python\n(.*?)```", markdown(read(path)), flags=re.DOTALL)
+def folded_solution(path, name):
+    """What `name` is in the notebook's folded solution."""
+    blocks = re.findall(r"<summary>Solution</summary>\n\n```python\n(.*?)```", markdown(read(path)), flags=re.DOTALL)
     (block,) = [block for block in blocks if re.search(rf"^(def )?{name}\b", block, flags=re.MULTILINE)]
-    return block
+    world = {"torch": torch, "F": torch.nn.functional}
+    exec(block, world)
+    return world[name]
 
 
-def exercise_cell(path, name):
-    (cell,) = [
-        cell for cell in code_cells(read(path)) if re.search(rf"^(def )?{name}\b", cell.source, flags=re.MULTILINE)
-    ]
-    return cell.source
+def test_solutions_of_notebook_00_are_right():
+    assert notebook_00.check_row_shift(folded_solution(PATHS[0], "letter"))
+    assert notebook_00.check_gram(folded_solution(PATHS[0], "gram"))
+    assert notebook_00.check_step(folded_solution(PATHS[0], "my_step"))
 
 
-@pytest.fixture
-def world():
-    generator = torch.Generator().manual_seed(3)
-    z_s, z_t = 3 * torch.randn(2, 3, 4, generator=generator)
-    return {"torch": torch, "F": torch.nn.functional, "losses": losses, "z_s": z_s, "z_t": z_t}
+def test_solutions_of_notebook_01_are_right():
+    assert notebook_01.check_temperature_limit(folded_solution(PATHS[1], "letter"))
+    assert notebook_01.check_kd_loss(folded_solution(PATHS[1], "my_kd_loss"))
+    assert notebook_01.check_diagnosis(folded_solution(PATHS[1], "too_weak_by"), classes=100, temperature=4.0)
+    assert notebook_01.check_mended(folded_solution(PATHS[1], "mended_kd_loss"))
 
 
-def answer(source, name, replacement, world, capsys):
-    """What an exercise's check prints once the blank is filled in."""
-    parts = re.split(rf"^(?:def )?{name}\b.*?\n\n", source, maxsplit=1, flags=re.MULTILINE | re.DOTALL)
-    assert len(parts) == 2
-    exec(f"{parts[0]}\n{replacement}\n\n{parts[1]}", world)
-    return capsys.readouterr().out
+def test_the_broken_loss_of_notebook_01_is_the_one_that_is_checked():
+    (block,) = re.findall(r"```python\n(def broken_kd_loss.*?)```", markdown(read(PATHS[1])), flags=re.DOTALL)
+    world = {"F": torch.nn.functional}
+    exec(block, world)
+    logits = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
+    for loss in (world["broken_kd_loss"], notebook_01.broken_kd_loss):
+        ratio = float(losses.kd_loss(*logits, 4.0) / loss(*logits, 4.0))
+        assert notebook_01.check_diagnosis(ratio, classes=100, temperature=4.0)
 
 
-KD_BODY = """def my_kd_loss(student_logits, teacher_logits, temperature=4.0):
-    p_s = (student_logits / temperature).log_softmax(dim=1)
-    p_t = (teacher_logits / temperature).softmax(dim=1)
-    """
-
-
-@pytest.mark.filterwarnings("ignore:reduction")
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("return temperature**2 * F.kl_div(p_s, p_t, reduction='batchmean')", "right."),
-        ("return temperature**2 * F.kl_div(p_s, p_t, reduction='mean')", "the mean is also over classes"),
-        ("return F.kl_div(p_s, p_t, reduction='batchmean')", "T² is missing"),
-        ("return temperature**2 * F.kl_div(p_t.log(), p_s.exp(), reduction='batchmean')", "swapped"),
-        ("return (p_s.exp() - p_t).square().mean()", "compare term by term"),
-        ("...", "not written yet"),
-    ],
-)
-def test_exercise_1_2_tells_right_from_wrong(body, said, world, capsys):
-    source = exercise_cell(PATHS[1], "my_kd_loss")
-    assert said in answer(source, "my_kd_loss", KD_BODY + body + "\n", world, capsys)
-
-
-def test_solutions_of_notebook_01_are_right(world, capsys):
-    written = exercise_cell(PATHS[1], "my_kd_loss")
-    assert "right." in answer(written, "my_kd_loss", solution(PATHS[1], "my_kd_loss"), world, capsys)
-
-
-@pytest.mark.filterwarnings("ignore:reduction")
-def test_exercise_1_3_tells_right_from_wrong(world, capsys):
-    source = exercise_cell(PATHS[1], "factor")
-    assert "right." in answer(source, "factor", solution(PATHS[1], "factor"), world, capsys)
-    for wrong in (16, 100, 160):
-        assert "not yet" in answer(source, "factor", f"factor = {wrong}", world, capsys)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_exercises_are_stored_unsolved(path):
+    checks = [cell for cell in code_cells(read(path)) if ".check_" in cell.source]
+    assert len(checks) >= 4
+    for cell in checks:
+        lines = "".join(output.text for output in cell.outputs).splitlines()
+        assert lines and all(line.startswith("✗ 0 of ") for line in lines), lines

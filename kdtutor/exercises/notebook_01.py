@@ -70,10 +70,9 @@ def broken_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: 
 
 def check_diagnosis(too_weak_by: float, classes: int, temperature: float) -> Result:
     """By which factor is broken_kd_loss too weak, for so many classes and this temperature?"""
+    also = "That is one of the two mistakes: the mean runs over the classes as well. What else is missing?"
     hints = {
-        float(
-            classes
-        ): "That is one of the two mistakes: the mean runs over the classes as well. What else is missing?",
+        float(classes): also,
         float(temperature**2): "That is one of the two mistakes: T ** 2 is missing. Look at .mean() next.",
         float(classes * temperature): "Nearly: by which power of T does the gradient fade?",
         1 / (classes * temperature**2): "By which factor too *weak*: turn the number round.",
