@@ -28,7 +28,10 @@ def inner(features: Tensor) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """features @ features.T; its backward pass takes one product where torch, blind to the symmetry, takes two."""
+    """features @ features.T, for features as wide as a map.
+
+    The backward pass takes one product, where torch, blind to the symmetry, takes two.
+    """
 
     @staticmethod
     def forward(ctx, features: Tensor) -> Tensor:
@@ -44,7 +47,8 @@ class _Gram(torch.autograd.Function):
 
 def cosine(features: Tensor) -> Tensor:
     """<f_i, f_j> / (|f_i| |f_j|); 0 for a dead sample."""
-    return inner(_unit(features))
+    unit = _unit(features)
+    return unit @ unit.T
 
 
 def cosine_shifted(features: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ def cosine_shifted(features: Tensor) -> Tensor:
 def sqeuclidean(features: Tensor) -> Tensor:
     """|f_i - f_j|^2, a distance: large means unlike."""
     features = features - features.mean(dim=0)  # no distance changes, and rounding errors shrink
-    gram = inner(features)
+    gram = features @ features.T
     squares = gram.diagonal()  # of the Gram matrix itself: a sample's distance to itself is then 0 exactly
     sums = squares[:, None] + squares[None, :]
     distances = sums - 2 * gram
@@ -80,8 +84,10 @@ def rbf(features: Tensor, gamma: float = 0.4, order: int | None = 2) -> Tensor:
     if order is None:
         return torch.exp(2 * gamma * (cosines - 1))
     check_count("order", order)
-    series = sum((2 * gamma) ** p / math.factorial(p) * cosines**p for p in range(1, order + 1))
-    return math.exp(-2 * gamma) * (1 + series)
+    series = 1.0
+    for p in range(order, 0, -1):  # Horner's rule
+        series = 1 + (2 * gamma / p * series) * cosines
+    return math.exp(-2 * gamma) * series
 
 
 AFFINITIES: dict[str, Callable] = {

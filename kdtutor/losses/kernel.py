@@ -105,6 +105,9 @@ def kernel_transfer_loss(
         return divide_or_zero(F.smooth_l1_loss(S, T, reduction="sum"), torch.linalg.matrix_norm(T))
 
 
+ROWS_AT_ONCE = 2**14  # so that what lies between features and kernel fits a processor's cache
+
+
 def nystrom_kernel(
     features: Tensor, landmarks: Tensor, kernel: str | Callable = "linear", gamma: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -140,7 +143,8 @@ def nystrom_kernel(
         gamma = 1 / features.shape[1] if gamma is None else gamma
         kernel = lambda x, y: torch.exp(-gamma * _sqeuclidean(x, y))  # noqa: E731
     with full_precision(features):
-        return kernel(features, landmarks), torch.linalg.pinv(kernel(landmarks, landmarks), hermitian=True)
+        cross = torch.cat([kernel(rows, landmarks) for rows in features.split(ROWS_AT_ONCE)])
+        return cross, torch.linalg.pinv(kernel(landmarks, landmarks), hermitian=True)
 
 
 def _linear(x: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +154,8 @@ def _linear(x: Tensor, y: Tensor) -> Tensor:
 def _sqeuclidean(x: Tensor, y: Tensor) -> Tensor:
     center = y.mean(dim=0)  # no distance changes, and rounding errors shrink
     x, y = x - center, y - center
-    return (x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2 * x @ y.T).clamp(min=0)
+    squares_x, squares_y = (torch.linalg.vector_norm(rows, dim=1).square() for rows in (x, y))  # no copy of x
+    return (squares_x[:, None] + squares_y[None, :] - 2 * (x @ y.T)).clamp(min=0)
 
 
 def _check_landmarks(name: str, landmarks: Tensor, features_name: str, features: Tensor) -> None:

@@ -1,0 +1,84 @@
+"""Write the figures of results/speed into benchmarks/README.md, so that its table is what was measured.
+
+python benchmarks/table.py
+"""
+
+import json
+from pathlib import Path
+
+from measure import RECORDS
+
+README = Path(__file__).with_name("README.md")
+START, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+def record(name: str):
+    path = RECORDS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else None
+
+
+def row(what: str, value: float, target: float, command: str, at_least: bool = False) -> str:
+    met = value >= target if at_least else value <= target
+    cells = (what, f"{value:.2f}", f"{'≥' if at_least else '≤'} {target:g}", "yes" if met else "**no**")
+    return f"| {' | '.join(cells)} | `python benchmarks/{command}.py` |"
+
+
+def rows() -> list[str]:
+    lines = ["| what, as a ratio unless a unit is named | measured | target | met | command |", "|---|---|---|---|---|"]
+    for student, outcome in (record("remembered") or {}).items():
+        for name, one in outcome["epochs_of_ce"].items():
+            what = f"epoch of {name} over an epoch of cross-entropy, {student}"
+            lines.append(row(what, one["cost"], one["target"], "remembered"))
+    for name, outcome in (record("loop") or {}).items():
+        what = f"images per second over the usual loop, {name}"
+        lines.append(row(what, outcome["times_usual"], outcome["target"], "loop", at_least=True))
+    if startup := record("startup"):
+        value = startup["times_import_torch"]["import kdtutor"]
+        lines.append(row("`import kdtutor` over `import torch`", value, startup["target"], "startup"))
+    for classes, outcome in (record("soft_rank") or {}).items():
+        if "times_torchsort" in outcome["ours"]:
+            what = f"soft rank over torchsort, {classes} classes"
+            lines.append(row(what, outcome["ours"]["times_torchsort"], outcome["ours"]["target"], "soft_rank"))
+        if classes == "1000":
+            lines.append(row("soft rank, 1000 classes, MiB", outcome["ours"]["peak_mib"], 2048, "soft_rank"))
+    for batch, losses in (record("relations") or {}).items():
+        for name, outcome in losses.items():
+            for peer in ("plain", "usual"):
+                if f"times_{peer}" in outcome["ours"]:
+                    what = f"{name}, batch {batch}, over the {peer} form"
+                    lines.append(row(what, outcome["ours"][f"times_{peer}"], 1.0, "relations"))
+        if "rkd_angle" in losses:
+            cube = int(batch) ** 3 * 4 / 2**20  # one tensor of B^3 float32 numbers
+            what = f"RKD angles, batch {batch}, peak over one B³ tensor ({cube:,.0f} MiB)"
+            lines.append(row(what, losses["rkd_angle"]["ours"]["peak_mib"] / cube, 1.0, "relations"))
+    if nystrom := record("nystrom"):
+        for name, exponents in nystrom["scaling"]["exponents"].items():
+            lines.append(row(f"{name}: exponent of time", exponents["time"], 1.1, "nystrom"))
+            lines.append(row(f"{name}: exponent of memory", round(exponents["memory"], 2), 1.0, "nystrom"))
+        lines += ["", *landmark_tables(nystrom["landmarks"])]
+    return lines
+
+
+def landmark_tables(landmarks: dict) -> list[str]:
+    """Relative error of the kernel matrix, a table for each kernel."""
+    lines = [
+        f"Relative error of the kernel matrix of {landmarks['examples']:,} Fashion-MNIST test images in the features "
+        f'of the teacher "base" (D = {landmarks["width"]}), with landmarks from training images:',
+    ]
+    for kernel, by_choice in landmarks["errors"].items():
+        counts = list(next(iter(by_choice.values())))
+        lines += ["", f"| {kernel}, K = | " + " | ".join(counts) + " |", "|---" * (len(counts) + 1) + "|"]
+        for name, errors in by_choice.items():
+            lines.append(f"| {name} | " + " | ".join(f"{errors[count]:.4f}" for count in counts) + " |")
+    return [*lines, "", "![The same as curves](../results/speed/landmarks.png)"]
+
+
+def main():
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[-1]
+    README.write_text(f"{before}{START}\n\n" + "\n".join(rows()) + f"\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
