@@ -131,11 +131,9 @@ def test_the_printed_numbers_are_those_of_the_table():
 
 
 @pytest.fixture(scope="module")
-def folder_of_images(tmp_path_factory):
-    from conftest import toy_images
-
+def folder_of_images(tmp_path_factory, toy, toy_test):
     root = tmp_path_factory.mktemp("toy")
-    for split, images in (("train", toy_images()), ("test", toy_images(60, seed=100))):
+    for split, images in (("train", toy), ("test", toy_test)):
         for i, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
             path = root / split / images.classes[label] / f"{i:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The teachers that ship: what the manifest says of them is true, and nothing else is loaded."""
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -101,14 +102,9 @@ def test_an_unknown_teacher_is_answered_with_the_known_ones():
         load_teacher("bass")
 
 
-def test_a_teacher_is_trained_recorded_and_gone_on_with(tmp_path, monkeypatch):
+def test_a_teacher_is_trained_recorded_and_gone_on_with(tmp_path, monkeypatch, toy, toy_test):
     """The whole of `kdtutor teacher` on little data: interrupted once, then finished, then loaded from its manifest."""
-    import dataclasses
-
-    from conftest import toy_images
-
-    toy, test = toy_images(), toy_images(60, seed=100)
-    splits = data.Splits(toy, test, "toy")
+    splits = data.Splits(toy, toy_test, "toy")
     settings = teachers.Settings(epochs=2, batch_size=16, lr=0.05, device="cpu", views=None, crop_padding=1)
     monkeypatch.setattr(teachers.data, "load", lambda name: splits)
     monkeypatch.setitem(teachers.TEACHERS, "tiny", teachers.Recipe("cnn4k", settings))
@@ -130,7 +126,7 @@ def test_a_teacher_is_trained_recorded_and_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr(teachers.data, "shipped", lambda relative: tmp_path / relative)
     assert manifest()["tiny"]["weights_sha256"] == entry["weights_sha256"]
     teacher = load_teacher("tiny")
-    assert entry["test"]["top1"] == pytest.approx(evaluate(teacher, test)["top1"], abs=1e-5)
+    assert entry["test"]["top1"] == pytest.approx(evaluate(teacher, toy_test)["top1"], abs=1e-5)
     logits = shipped_logits("tiny")
     torch.testing.assert_close(logits[0], predict(teacher, toy), rtol=1e-3, atol=2e-3)
     mirrored = dataclasses.replace(toy, images=toy.images.flip(3))
