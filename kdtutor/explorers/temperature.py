@@ -1,13 +1,5 @@
-"""Explorers: pictures in a notebook that follow sliders, by mouse or keyboard.
+"""Temperature, and what it does to a network's answer."""
 
-    TemperatureExplorer(data, teacher_logits)      as the last line of a cell
-
-Each is a column of controls, a picture, its main numbers as text, and a question to answer with it.
-Where widgets cannot run (on the web, or before a notebook is run) a still picture stands in its place.
-"""
-
-import base64
-import html
 import math
 
 import ipywidgets as widgets
@@ -15,65 +7,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .data import ImageSet
-from .figures import COLORS, DPI, HATCHES, INK, draw_image, pixels, png_bytes, quiet
-from .losses import kd_loss
-from .losses._checks import check_float_tensor
-
-
-class Explorer(widgets.VBox):
-    """What all explorers share. One of your own builds a figure once and writes `follow`.
-
-    Args:
-        name: its CSS class is kdtutor-<name>.
-        figure: never rebuilt, since moving its artists is several times as fast.
-        controls: widgets with a `value`; the figure follows each of them.
-        question: what the reader should find out.
-    """
-
-    def __init__(self, name: str, figure: Figure, controls: list[widgets.Widget], question: str):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the layout is settled now; settling it anew would double each draw
-        self.figure = figure
-        self.picture = widgets.HTML()
-        self.numbers = widgets.HTML()
-        asked = widgets.HTML(f"<p><b>Find out:</b> {html.escape(question)}</p>")
-        super().__init__([*controls, self.picture, self.numbers, asked])
-        self.add_class("kdtutor-explorer")
-        self.add_class(f"kdtutor-{name}")
-        for control in controls:
-            control.observe(self._redraw, "value")
-        self._redraw()
-
-    def follow(self) -> tuple[str, dict[str, str]]:
-        """Move the artists to where the controls stand.
-
-        Returns:
-            What the picture shows, in words and without a network's numbers, for readers who cannot see it;
-            and the main numbers, name -> value.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must write follow()")
-
-    def _redraw(self, change=None) -> None:
-        self.alt, numbers = self.follow()
-        self.png = base64.b64encode(png_bytes(self.figure)).decode()
-        width = round(self.figure.get_figwidth() * DPI)
-        self.picture.value = (
-            f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{self.png}" '
-            f'style="width: {width}px; max-width: 100%">'
-        )
-        said = " &nbsp;·&nbsp; ".join(
-            f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in numbers.items()
-        )
-        self.numbers.value = f'<p aria-live="polite">{said}</p>'
-
-    def __repr__(self) -> str:
-        return self.alt
-
-    def _repr_mimebundle_(self, **kwargs):
-        bundle = super()._repr_mimebundle_(**kwargs)
-        bundle |= {"text/plain": self.alt, "image/png": self.png}
-        return bundle, {"image/png": {"alt": self.alt}}
+from ..data import ImageSet
+from ..figures import COLORS, HATCHES, INK, draw_image, pixels, quiet
+from ..losses import kd_loss
+from .explorer import WIDE, Explorer, checked_logits
 
 
 class TemperatureExplorer(Explorer):
@@ -90,13 +27,12 @@ class TemperatureExplorer(Explorer):
 
     def __init__(self, data: ImageSet, teacher_logits: Tensor, student_logits: Tensor | None = None):
         self.data = data
-        self.logits = {"teacher": _checked("teacher_logits", teacher_logits, data)}
+        self.logits = {"teacher": checked_logits("teacher_logits", teacher_logits, data)}
         if student_logits is not None:
-            self.logits["student"] = _checked("student_logits", student_logits, data)
-        wide = {"style": {"description_width": "90px"}, "layout": widgets.Layout(width="460px", max_width="100%")}
-        self.image = widgets.IntSlider(0, 0, len(data) - 1, description="image", **wide)
+            self.logits["student"] = checked_logits("student_logits", student_logits, data)
+        self.image = widgets.IntSlider(0, 0, len(data) - 1, description="image", **WIDE)
         self.temperature = widgets.FloatLogSlider(
-            1.0, base=2, min=-2, max=6, step=0.125, description="temperature", readout_format=".2f", **wide
+            1.0, base=2, min=-2, max=6, step=0.125, description="temperature", readout_format=".2f", **WIDE
         )
         question = "at which temperature can you first read which wrong classes the teacher finds plausible?"
         if student_logits is not None:
@@ -159,15 +95,3 @@ class TemperatureExplorer(Explorer):
             f"Image {number}, {name}, beside bars: {whose} probability of each class at temperature {temperature:.2f}.",
             numbers,
         )
-
-
-def _checked(name: str, logits: Tensor, data: ImageSet) -> Tensor:
-    check_float_tensor(name, logits)
-    if logits.shape != (len(data), data.num_classes):
-        raise ValueError(
-            f"{name} has shape {tuple(logits.shape)}, wanted ({len(data)}, {data.num_classes}): "
-            f"one row for each image of {data.name}, one column for each class"
-        )
-    if not logits.isfinite().all():
-        raise ValueError(f"{name} has values that are not finite; look for NaN or infinity in the network's weights")
-    return logits.detach().double().cpu()

@@ -1,0 +1,12 @@
+"""Explorers: pictures in a notebook that follow sliders, by mouse or keyboard.
+
+    TemperatureExplorer(data, teacher_logits)      as the last line of a cell
+
+Each is a column of controls, a picture, its main numbers as text, and a question to answer with it.
+Where widgets cannot run (on the web, or before a notebook is run) a still picture stands in its place.
+"""
+
+from .explorer import Explorer
+from .temperature import TemperatureExplorer
+
+__all__ = ["Explorer", "TemperatureExplorer"]
