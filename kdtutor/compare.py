@@ -48,7 +48,6 @@ class Comparison(Settings):
     subset: int | None = 6000
     teacher_epochs: int | None = None
     folder: str | None = None
-    epochs: int = 10
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import distributed
-from .data import Augmentation, ImageSet, augment, normalize
+from .data import Augmentation, ImageSet, network_input
 from .methods import Batch
 from .models import Outputs, Tapped
 
@@ -93,7 +93,7 @@ def remember(
     """
     device = train.images.device
     two = torch.arange(min(2, len(train)), device=device)
-    first = live.ask(_images(train, two, torch.zeros_like(two), augmentation))
+    first = live.ask(network_input(train, two, torch.zeros_like(two), augmentation))
     rows = views * len(train)
     size = rows * sum(answer[0].numel() * answer.element_size() for answer in (first.logits, *first.features.values()))
     on_host = _must_lie_on_host(size, device)
@@ -117,7 +117,7 @@ def remember(
             own = slice(int(row[0]), int(row[-1]) + 1)
             row = row.to(device)
             view, index = row // len(train), row % len(train)
-            answer = live.ask(_images(train, index, view, augmentation))
+            answer = live.ask(network_input(train, index, view, augmentation))
             logits[own] = answer.logits
             for name, values in answer.features.items():
                 features[name][own] = values
@@ -154,11 +154,6 @@ def weights_digest(network: nn.Module) -> str:
     for value in network.state_dict().values():
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _images(train: ImageSet, index: Tensor, view: Tensor, augmentation: Augmentation) -> Tensor:
-    images = augment(train.images[index], index, view, augmentation)
-    return normalize(images, train.mean, train.std).contiguous(memory_format=torch.channels_last)
 
 
 def _must_lie_on_host(size: int, device: torch.device) -> bool:

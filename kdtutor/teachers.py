@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from . import data, models
 from .evaluate import evaluate, predict
 from .losses._checks import check_choice
+from .memory import LiveTeacher, RememberedTeacher, memory_key
 from .records import environment, read_json, write_atomically, write_json
-from .settings import Settings
+from .settings import Settings, choose_device
 from .train import distill
 
 
@@ -58,6 +59,34 @@ def shipped_logits(name: str = "base") -> Tensor:
 
     entry = _entry(name)
     return load(_verified(entry["logits"], entry["logits_sha256"]))["logits"].float()
+
+
+def remembered(name: str, train: data.ImageSet, settings: Settings = Settings()) -> RememberedTeacher:
+    """A shipped teacher that need not be asked first, for methods that compare logits.
+
+    Args:
+        train: Fashion-MNIST's training images, or some of them in any order.
+        settings: of the runs; crop_padding must be 0, since images and mirror images are what was answered.
+
+    Raises:
+        ValueError: settings whose views have no answer, or an image that is none of Fashion-MNIST's.
+    """
+    if settings.crop_padding or settings.views is None:
+        raise ValueError(
+            f"settings has crop_padding={settings.crop_padding} and views={settings.views}, and the shipped logits "
+            "answer to whole images alone; use crop_padding=0 and a number of views, or train.remember_teacher"
+        )
+    device, autocast_dtype = choose_device(settings)
+    whole = data.load("fashion-mnist").train.images.numpy()
+    number = {image.tobytes(): i for i, image in enumerate(whole)}  # equal images have equal answers
+    index = [number.get(image.tobytes(), -1) for image in train.images.cpu().numpy()]
+    if -1 in index:
+        raise ValueError(f"train has image {index.index(-1)}, which is none of Fashion-MNIST's training images")
+    answers = shipped_logits(name)[:, index]
+    views = [answers[view % 2 if settings.flip else 0] for view in range(settings.views)]
+    live = LiveTeacher(models.tap(load_teacher(name).to(device)), autocast_dtype)
+    key = memory_key(live, train, settings.augmentation, settings.views)
+    return RememberedTeacher(live, torch.cat(views).to(device), {}, settings.views, key)
 
 
 def manifest() -> dict[str, dict]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import checkpoint, distributed, methods
-from .data import ImageSet, augment, normalize, views_of_epoch
+from .data import ImageSet, network_input, normalize, views_of_epoch
 from .evaluate import evaluate
 from .finite import FiniteWatch, NonFiniteError, first_bad_layer
 from .memory import LiveTeacher, RememberedTeacher, remember, send
@@ -82,6 +82,7 @@ def distill(
     device, autocast_dtype = choose_device(settings)
     student.to(device, memory_format=torch.channels_last)
     train = train.to(device)
+    test = None if test is None else test.to(device)
     _check(student, train, method, teacher, settings)
 
     network = tap(student, method.features, student_taps, "student")
@@ -166,7 +167,7 @@ def distill(
                 row[f"loss_{name}"] = float(value) / steps
                 row[f"share_{name}"] = float(shares[name]) / total_norm if total_norm else 0.0
             if test is not None:
-                row |= evaluate(student, test.to(device))
+                row |= evaluate(student, test)
                 bar.set_postfix(top1=f"{100 * row['top1']:.1f} %")
             run.epochs.append(row)
             if record is not None:
@@ -186,8 +187,7 @@ def make_batch(train: ImageSet, order: Tensor, step: int, epoch: int, settings: 
     index = order[step * settings.batch_size : (step + 1) * settings.batch_size]
     on_host = index, views_of_epoch(index, epoch, settings.views, settings.augmentation)
     index, view = (send(values, train.images.device) for values in on_host)
-    images = augment(train.images[index], index, view, settings.augmentation)
-    images = normalize(images, train.mean, train.std).contiguous(memory_format=torch.channels_last)
+    images = network_input(train, index, view, settings.augmentation)
     return Batch(images, None if train.labels is None else train.labels[index], index, view, on_host=on_host)
 
 
@@ -212,16 +212,15 @@ def remember_teacher(
     """Ask a teacher about every view of every training image once, for any number of `distill` runs.
 
     Args:
-        settings: its views, augmentation, device and precision must be those of the runs.
+        settings: its views and augmentation must be those of the runs; the teacher answers in its precision.
         features: what the methods compare besides logits, for instance ("feature_map", "embedding").
     """
     if settings.views is None:
         raise ValueError(
             "settings.views is None: images never come twice, so there is nothing to remember; give a number"
         )
-    device, autocast_dtype = choose_device(settings)
-    train = train.to(device)
-    live = LiveTeacher(_tap_teacher(teacher, train, features, teacher_taps), autocast_dtype)
+    train = train.to(choose_device(settings)[0])
+    live = _live(teacher, train, features, teacher_taps, settings)
     return remember(live, train, settings.augmentation, settings.views, progress)
 
 
@@ -256,11 +255,12 @@ def _check_answers(network: Tapped, train: ImageSet, who: str) -> None:
         )
 
 
-def _tap_teacher(teacher: nn.Module, train: ImageSet, features: tuple[str, ...], taps) -> Tapped:
-    teacher.to(train.images.device, memory_format=torch.channels_last).eval()
+def _live(teacher: nn.Module, train: ImageSet, features: tuple[str, ...], taps, settings: Settings) -> LiveTeacher:
+    device, autocast_dtype = choose_device(settings)
+    teacher.to(device, memory_format=torch.channels_last).eval()
     network = tap(teacher, features, taps, "teacher")
     _check_answers(network, train, "teacher")
-    return network
+    return LiveTeacher(network, autocast_dtype)
 
 
 def _ready_teacher(teacher, train, method, settings, taps, progress) -> LiveTeacher | RememberedTeacher | None:
@@ -269,11 +269,9 @@ def _ready_teacher(teacher, train, method, settings, taps, progress) -> LiveTeac
     if isinstance(teacher, RememberedTeacher):
         teacher.check_fits(train, settings.augmentation, settings.views, method.features)
         return teacher
-    _, autocast_dtype = choose_device(settings)
-    live = LiveTeacher(_tap_teacher(teacher, train, method.features, taps), autocast_dtype)
-    if settings.views is None:
-        return live
-    return remember(live, train, settings.augmentation, settings.views, progress)
+    if settings.views is not None:
+        return remember_teacher(teacher, train, settings, method.features, taps, progress)
+    return _live(teacher, train, method.features, taps, settings)
 
 
 def _stop_if_bad(watch: FiniteWatch, epoch: int, compute, student: nn.Module) -> None:

@@ -10,7 +10,9 @@ import torch
 
 from kdtutor import data, models, teachers
 from kdtutor.evaluate import evaluate, predict
-from kdtutor.teachers import TEACHERS, TeacherError, load_teacher, manifest, shipped_logits
+from kdtutor.settings import Settings
+from kdtutor.teachers import TEACHERS, TeacherError, load_teacher, manifest, remembered, shipped_logits
+from kdtutor.train import distill, remember_teacher
 
 FOLDER = Path(__file__).parents[1] / "data" / "teachers"
 ENTRIES = manifest() if (FOLDER / "manifest.json").exists() else {}
@@ -131,3 +133,35 @@ def test_a_teacher_is_trained_recorded_and_gone_on_with(tmp_path, monkeypatch, t
     torch.testing.assert_close(logits[0], predict(teacher, toy), rtol=1e-3, atol=2e-3)
     mirrored = dataclasses.replace(toy, images=toy.images.flip(3))
     torch.testing.assert_close(logits[1], predict(teacher, mirrored), rtol=1e-3, atol=2e-3)
+
+
+# --- The shipped answers as a remembered teacher ---
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_remembered_answers_are_the_networks_own(fashion, flip):
+    settings = Settings(views=4, flip=flip, device="cpu")
+    some = fashion.train.take(torch.tensor([59_999, 7, 7, 31_415, 0]))
+    ours = remembered("base", some, settings)
+    asked = remember_teacher(load_teacher("base"), some, settings, progress=False)
+    torch.testing.assert_close(ours.logits, asked.logits, rtol=2e-3, atol=1e-2)  # they are shipped in half precision
+    assert ours.key == asked.key
+    assert torch.equal(ours.logits[:5], ours.logits[5:10]) is not flip
+
+
+def test_remembered_answers_teach_a_student(fashion):
+    train, settings = fashion.train.subset(200), Settings(epochs=1, batch_size=50, device="cpu")
+    student = models.build("cnn4k", 10, 1, seed=0)
+    for method in ("kd", "stkd"):  # stkd's virtual images are asked live
+        run = distill(student, train, method, remembered("base", train, settings), settings, progress=False)
+        assert run.epochs[-1][f"loss_{method}"] > 0
+
+
+def test_what_was_never_answered_is_refused(fashion):
+    few = fashion.train.take([0, 1])
+    for settings in (Settings(crop_padding=2), Settings(views=None)):
+        with pytest.raises(ValueError, match=f"crop_padding={settings.crop_padding} and views={settings.views}"):
+            remembered("base", few, settings)
+    other = dataclasses.replace(few, images=few.images.flip(-1))
+    with pytest.raises(ValueError, match="train has image 0, which is none of Fashion-MNIST's"):
+        remembered("base", other, Settings())

@@ -4,7 +4,7 @@
 checked once, where they enter: nothing later looks at them again.
 """
 
-from .augmentation import Augmentation, augment, normalize, views_of_epoch
+from .augmentation import Augmentation, augment, network_input, normalize, views_of_epoch
 from .images import DataError, ImageSet, Splits
 from .places import cache_folder, shipped
 from .sources import NORMALIZATION, from_dataset, load
@@ -19,6 +19,7 @@ __all__ = [
     "cache_folder",
     "from_dataset",
     "load",
+    "network_input",
     "normalize",
     "shipped",
     "views_of_epoch",

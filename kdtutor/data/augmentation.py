@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses._checks import check_count
-from .images import DataError
+from .images import DataError, ImageSet
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ def views_of_epoch(index: Tensor, epoch: int, views: int | None, augmentation: A
         check_count("views", views)
     start = _hash(augmentation.seed, index, torch.full_like(index, -1)) & 0x7FFFFFFF
     return start + epoch if views is None else (start + epoch) % views
+
+
+def network_input(train: ImageSet, index: Tensor, view: Tensor, augmentation: Augmentation) -> Tensor:
+    """What a network is shown of the images `index` in the augmentation `view`: (B, C, H, W), normalised."""
+    images = augment(train.images[index], index, view, augmentation)
+    return normalize(images, train.mean, train.std).contiguous(memory_format=torch.channels_last)
 
 
 def normalize(
