@@ -143,6 +143,7 @@ def _wrn(depth: int, k: int) -> Callable:
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     # for 28 x 28; the name says about how many parameters there are with 10 classes
+    "cnn2k": _cnn(6, 10, 10),
     "cnn4k": _cnn(8, 16, 16),
     "cnn14k": _cnn(16, 32, 32),
     "cnn220k": _cnn(64, 128, 128),

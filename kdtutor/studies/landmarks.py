@@ -1,0 +1,161 @@
+"""Kernel transfer with other landmarks than class centres, and with one batch's similarities alone.
+
+A landmark is the mean feature of a group of training images, as of the epoch before: a class, a cluster, or one
+image. The groups are the same for teacher and student.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .. import losses, models, teachers
+from ..methods import CE, Kernel, Method
+from ..settings import Settings
+from ..train import gradient_norms, make_batch
+from .similarities import embed
+from .students import SEEDS, memory, subset, test, train_student
+from .study import Row, Study
+
+IMAGES, EPOCHS = 12_000, 8
+RATIOS = (0.3, 1.0, 3.0)
+TUNING_SEEDS = (0, 1)
+GROUPS = ("class centres, K = 10", "k-means, K = 10", "random points, K = 10", "random groups, K = 10",
+          "sub-centres, K = 40", "k-means, K = 40")  # fmt: skip
+ONE_BATCH = "one batch"
+
+
+@dataclass
+class GroupKernel(Kernel):
+    """Kernel transfer whose landmarks are the means of given groups of images."""
+
+    groups: Tensor | None = field(default=None, repr=False)  # (N,): the group of each image, -1 for none
+
+    def distill(self, student, teacher, batch):
+        f_s, f_t = (out.features["embedding"].flatten(1) for out in (student, teacher))
+        count = int(self.groups.max()) + 1
+        self._accumulate({"student": f_s, "teacher": f_t}, self.groups[batch.index], num_classes=count)
+        if not self.centers:
+            return {}
+        loss = losses.kernel_transfer_loss(f_s, f_t, self.centers["student"], self.centers["teacher"], scale_free=True)
+        return {"kernel": (self.weight, loss)}
+
+
+@dataclass
+class BatchKernel(Method):
+    """The same discrepancy between one batch's own similarities: the batch is its own set of landmarks."""
+
+    name = "batch_kernel"
+    paper = Kernel.paper
+    features = ("embedding",)
+    weight: float = 1.0
+
+    def distill(self, student, teacher, batch):
+        f_s, f_t = (out.features["embedding"].flatten(1) for out in (student, teacher))
+        return {"kernel": (self.weight, losses.kernel_transfer_loss(f_s, f_t, f_s, f_t, scale_free=True))}
+
+
+@cache
+def _teacher_features() -> tuple[Tensor, Tensor]:
+    """Of the training images and of 4,000 test images."""
+    network = teachers.load_teacher("base")
+    return embed(network, subset(IMAGES), "embedding"), embed(network, test().subset(4000), "embedding")
+
+
+@cache
+def groups_of(name: str) -> Tensor:
+    """The group of each training image, -1 for none: (N,)."""
+    from sklearn.cluster import KMeans
+
+    labels, g = subset(IMAGES).labels, torch.Generator().manual_seed(3)
+    count = int(name.rsplit(" ", 1)[1])
+    if name.startswith("class"):
+        return labels
+    if name.startswith("random groups"):
+        return torch.randint(count, (IMAGES,), generator=g)
+    if name.startswith("random points"):
+        groups = torch.full((IMAGES,), -1)
+        groups[torch.randperm(IMAGES, generator=g)[:count]] = torch.arange(count)
+        return groups
+    features = _teacher_features()[0].numpy()
+    if name.startswith("k-means"):
+        return torch.from_numpy(KMeans(count, n_init=4, random_state=0).fit_predict(features)).long()
+    each = count // 10
+    groups = torch.empty(IMAGES, dtype=torch.int64)
+    for c in range(10):
+        own = (labels == c).numpy()
+        inner = KMeans(each, n_init=4, random_state=0).fit_predict(features[own])
+        groups[torch.from_numpy(own)] = each * c + torch.from_numpy(inner).long()
+    return groups
+
+
+@cache
+def kernel_error(name: str) -> float | str:
+    """Relative Frobenius error of the teacher's kernel of 4,000 test images, rebuilt from these landmarks."""
+    if name == ONE_BATCH:
+        return ""
+    train, features = _teacher_features()
+    sums, counts = losses.class_sums(train, groups_of(name), int(groups_of(name).max()) + 1)
+    cross, core = losses.nystrom_kernel(features.double(), (sums / counts[:, None]).double())
+    exact = features.double() @ features.double().T
+    return float((cross @ core @ cross.T - exact).norm() / exact.norm())
+
+
+def _method(name: str, weight: float) -> Method:
+    return BatchKernel(weight=weight) if name == ONE_BATCH else GroupKernel(weight=weight, groups=groups_of(name))
+
+
+@cache
+def _relative_gradient(name: str, batches: int = 10) -> float:
+    """The length of the term's gradient over cross-entropy's, of an untrained student, at weight 1."""
+    train, settings = subset(IMAGES), Settings(epochs=1)
+    method = _method(name, 1.0)
+    answers = memory("base", train, settings, method.features)
+    student = models.tap(models.build("cnn4k", 10, 1, seed=100), method.features).train()
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(100))
+    for step in range(len(train) // settings.batch_size):  # the epoch before, for the centres
+        batch = make_batch(train, order, step, 0, settings)
+        method(student(batch.images), answers(batch), batch)
+    method.end_epoch()
+    ratios = []
+    for step in range(batches):
+        batch = make_batch(train, order, step, 0, settings)
+        norms = gradient_norms(method(student(batch.images), answers(batch), batch), list(student.parameters()))
+        ratios.append(float(norms["kernel"] / norms["ce"]))
+    return sum(ratios) / batches
+
+
+def _trials(rows):
+    yield from ({"landmarks": "none: ce", "ratio": 0.0, "seed": seed} for seed in SEEDS)
+    names = (*GROUPS, ONE_BATCH)
+    for name in names:
+        yield from ({"landmarks": name, "ratio": ratio, "seed": seed} for ratio in RATIOS for seed in TUNING_SEEDS)
+    if len(rows) >= len(SEEDS) + len(names) * len(RATIOS) * len(TUNING_SEEDS):
+        for name, ratio in chosen_ratios(rows).items():
+            yield from ({"landmarks": name, "ratio": ratio, "seed": seed} for seed in SEEDS)
+
+
+def chosen_ratios(rows) -> dict[str, float]:
+    """For each kind of landmarks, the ratio with the best accuracy on validation images over the tuning seeds."""
+    tuning = rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != "none: ce")]
+    means = tuning.groupby(["landmarks", "ratio"])["validation_top1"].mean()
+    return {name: float(of_name.fillna(0).idxmax()[1]) for name, of_name in means.groupby(level=0)}
+
+
+def _train(trial: Row) -> Row:
+    name = trial["landmarks"]
+    if name == "none: ce":
+        return {"weight": 0.0, "kernel_error": "", **train_student(CE(), trial["seed"], subset(IMAGES), EPOCHS)[0]}
+    weight = trial["ratio"] / _relative_gradient(name)
+    row = train_student(_method(name, weight), trial["seed"], subset(IMAGES), EPOCHS)[0]
+    return {"weight": weight, "kernel_error": kernel_error(name), **row}
+
+
+STUDY = Study(
+    "landmarks",
+    "Are class centres better landmarks than others, and is the full matrix better than one batch's?",
+    _trials,
+    _train,
+    {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": RATIOS},
+)

@@ -1,0 +1,111 @@
+"""A study asks one question of many trained students: a row for each in results/studies/<name>/students.csv.
+
+Each student is a pure function of its trial, so a study that was stopped goes on where it was: what has a
+row is not trained again. A student whose loss becomes infinite has a row too, without accuracies.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..data import shipped
+from ..finite import NonFiniteError
+from ..records import RecordError, environment, write_atomically, write_json
+
+Row = dict[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question.
+
+    Attributes:
+        name: of its command and folder.
+        question: what the papers claim, as something that can be measured.
+        trials: rows so far, as a DataFrame -> the trials that should exist; what is chosen on validation
+            images is chosen here, so later trials may depend on earlier rows.
+        train: a trial -> what was measured of its student.
+        settings: what all its students share, for the record.
+    """
+
+    name: str
+    question: str
+    trials: Callable[["pandas.DataFrame"], Iterable[Row]]  # noqa: F821 (imported where it is used)
+    train: Callable[[Row], Row]
+    settings: dict
+
+
+def run(study: Study, folder: Path = Path("results/studies"), progress: bool = True) -> "pandas.DataFrame":  # noqa: F821
+    """Train all students of a study that have no row yet, and return all rows."""
+    folder = folder / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"study": study.name, "question": study.question, **study.settings, **environment()}
+    if not (folder / "settings.json").exists():
+        write_json(folder / "settings.json", settings)
+    rows = _read(folder / "students.csv")
+    while waiting := _waiting(study, rows):
+        for trial in tqdm(waiting, desc=study.name, unit=" students", disable=not progress):
+            try:
+                measured = {name: _short(value) for name, value in study.train(trial).items()}
+            except NonFiniteError:
+                measured = {"diverged": 1}
+            rows.append({**_text(trial), **_text(measured)})
+            write_atomically(folder / "students.csv", _csv(rows))
+    return _frame(rows)
+
+
+def read(name: str, folder: Path | None = None) -> "pandas.DataFrame":  # noqa: F821
+    """The rows of a study's record; of the one that comes with kdtutor if no folder is given.
+
+    Raises:
+        RecordError: there is no such record.
+    """
+    path = (shipped("results/studies") if folder is None else folder) / name / "students.csv"
+    if not path.exists():
+        raise RecordError(f"{path} is missing; make it with: kdtutor study {name}")
+    return _frame(_read(path))
+
+
+def _waiting(study: Study, rows: list[dict[str, str]]) -> list[Row]:
+    trials = list(study.trials(_frame(rows)))
+    keys = list(trials[0])
+    done = {tuple(row[key] for key in keys) for row in rows}
+    return [trial for trial in trials if tuple(_text(trial).values()) not in done]
+
+
+def _text(row: Row) -> dict[str, str]:
+    return {name: str(value) for name, value in row.items()}
+
+
+def _short(value):
+    """A measured number with the digits that mean something."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if any(None in row or None in row.values() for row in rows):
+        raise RecordError(f"{path} has a row that does not fit its header; restore it, or remove it to start over")
+    return rows
+
+
+def _csv(rows: list[dict[str, str]]) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _frame(rows: list[dict[str, str]]) -> "pandas.DataFrame":  # noqa: F821
+    import pandas as pd
+
+    return pd.read_csv(io.BytesIO(_csv(rows)), keep_default_na=False, na_values=[""]) if rows else pd.DataFrame()
