@@ -6,6 +6,7 @@ from itertools import product
 import torch
 
 from .. import models
+from ..figures import grids
 from ..losses import PRESETS
 from ..losses.affinity import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, check_cell
 from ..methods import CE, Affinity
@@ -13,10 +14,12 @@ from ..settings import Settings
 from ..train import gradient_norms, make_batch
 from .students import SEEDS, memory, subset, train_student
 from .study import Row, Study
+from .summary import difference, estimate, explained, table, top1
 
 IMAGES, EPOCHS = 6_000, 6
 RATIOS = (0.3, 1.0, 3.0)  # length of the cell's gradient over cross-entropy's, before training
 TUNING_SEEDS = (0, 1)
+MODULES = ("affinity", "normalization", "discrepancy")
 
 
 def cells() -> list[dict[str, str]]:
@@ -32,28 +35,28 @@ def cells() -> list[dict[str, str]]:
 
 
 def _trials(rows):
-    nothing = {"affinity": "", "normalization": "", "discrepancy": ""}
+    nothing = dict.fromkeys(MODULES, "")
     yield from ({**nothing, "ratio": 0.0, "seed": seed} for seed in SEEDS)
     for cell in cells():
         yield from ({**cell, "ratio": ratio, "seed": seed} for ratio in RATIOS for seed in TUNING_SEEDS)
     if len(rows) >= len(SEEDS) + len(cells()) * len(RATIOS) * len(TUNING_SEEDS):
         for cell, ratio in chosen_ratios(rows).items():
-            cell = dict(zip(nothing, cell, strict=True))
+            cell = dict(zip(MODULES, cell, strict=True))
             yield from ({**cell, "ratio": ratio, "seed": seed} for seed in SEEDS)
 
 
 def chosen_ratios(rows) -> dict[tuple[str, str, str], float]:
     """For each cell, the ratio with the best accuracy on validation images over the tuning seeds."""
     tuning = rows[rows["seed"].isin(TUNING_SEEDS) & rows["affinity"].notna()]
-    means = tuning.groupby(["affinity", "normalization", "discrepancy", "ratio"])["validation_top1"].mean()
+    means = tuning.groupby([*MODULES, "ratio"])["validation_top1"].mean()
     return {cell: float(of_cell.fillna(0).idxmax()[3]) for cell, of_cell in means.groupby(level=[0, 1, 2])}
 
 
 def _train(trial: Row) -> Row:
     if not trial["affinity"]:
         return {"weight": 0.0, **train_student(CE(), trial["seed"], subset(IMAGES), EPOCHS)[0]}
-    weight = trial["ratio"] / _relative_gradient(trial["affinity"], trial["normalization"], trial["discrepancy"])
-    cell = {name: trial[name] for name in ("affinity", "normalization", "discrepancy")}
+    weight = trial["ratio"] / _relative_gradient(*(trial[name] for name in MODULES))
+    cell = {name: trial[name] for name in MODULES}
     method = Affinity(weight=weight, **cell)
     return {"weight": weight, **train_student(method, trial["seed"], subset(IMAGES), EPOCHS)[0]}
 
@@ -79,10 +82,63 @@ def preset_of(cell: dict[str, str]) -> str:
     return next((name for name, preset in PRESETS.items() if preset == cell), "")
 
 
+def affinity_map(rows):
+    """A row for each cell of the framework at its chosen ratio: test top-1 in per cent, std, published name."""
+    import pandas as pd
+
+    cells = []
+    for cell, ratio in chosen_ratios(rows).items():
+        names = dict(zip(MODULES, cell, strict=True))
+        own = 100 * _rows_of(rows, names, ratio)["top1"]
+        cells.append({**names, "ratio": ratio, "top1": own.mean(), "std": own.std(), "preset": preset_of(names)})
+    return pd.DataFrame(cells)
+
+
+def _rows_of(rows, names, ratio: float):
+    same = rows["ratio"] == ratio
+    for module in MODULES:
+        same &= rows[module] == names[module]
+    return rows[same]
+
+
+def _summarize(rows):
+    ce = rows[rows["affinity"].isna()]
+    cells = affinity_map(rows).sort_values("top1", ascending=False, ignore_index=True)
+    shares = explained(cells[cells["discrepancy"] != "kl"], MODULES, "top1")
+    lines = [
+        [" / ".join(cell[module] for module in MODULES), cell["preset"], f"{cell['top1']:.2f} ± {cell['std']:.2f}",
+         str(place + 1)]
+        for place, cell in cells.iterrows()
+    ]  # fmt: skip
+    best = estimate(_rows_of(rows, cells.iloc[0], cells["ratio"].iloc[0]), ce)
+    columns = ["affinity / normalisation / discrepancy", "known as", "top-1 %", "place"]
+    grid = {
+        discrepancy: some.pivot(index="affinity", columns="normalization", values="top1")
+        .reindex(index=list(AFFINITIES), columns=list(NORMALIZATIONS))
+        .to_numpy()
+        for discrepancy, some in cells.groupby("discrepancy")
+    }
+    return [
+        f"{len(cells)} cells, each with one of three weights that two seeds chose on validation images. Cross-entropy: "
+        f"{top1(ce)}. The best cells:",
+        table(columns, lines[:8]),
+        "The published ones among them:",
+        table(columns, [line for line in lines if line[1]]),
+        "Share of the map's variance that each module explains by itself, over the 144 cells without KL: "
+        + ", ".join(f"{module} {100 * share:.0f} %" for module, share in shares.items())
+        + ".",
+        f"**Verdict.** What matters most by itself is the {max(MODULES, key=shares.get)}. The best cell is "
+        f"{lines[0][0]}, {difference(best)} points from cross-entropy; as the best of {len(cells)} it is flattered.",
+    ], {"map": grids(grid, list(AFFINITIES), list(NORMALIZATIONS))}
+
+
 STUDY = Study(
     "affinity",
     "Which of affinity, normalisation and discrepancy matters most, and where do SP, RKD, PKT and CC stand?",
     _trials,
     _train,
     {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": RATIOS},
+    "The affinity map",
+    "The unified view: affinity, normalisation and discrepancy are modules, and some cells beat the published methods.",
+    _summarize,
 )

@@ -7,12 +7,14 @@ import torch
 
 from .. import losses, models
 from ..evaluate import evaluate
+from ..figures import trends
 from ..methods import CMKD, Method, Weight, build
 from ..settings import Settings
 from ..train import distill, remember_teacher
 from . import students
 from .students import SEEDS, subset, test, train_student
 from .study import Row, Study
+from .summary import Estimate, answer, bars, difference, estimate, estimates, table, top1
 
 IMAGES, EPOCHS = 12_000, 8
 TEACHERS = ("weak", "base", "strong")
@@ -85,10 +87,41 @@ def _teacher_top1(teacher: str) -> float | str:
     return evaluate(students.teachers.load_teacher(teacher), test())["top1"]
 
 
+def _summarize(rows):
+    ce = rows[rows["method"] == "ce"]
+    strengths = rows[rows["teacher"] != "none"].groupby("teacher", sort=False)["teacher_top1"].first()
+    lines, series, grown = [], {}, {}
+    for method, own in rows[rows["method"] != "ce"].groupby("method", sort=False):
+        found = estimates(own, "teacher", ce)
+        grown[method] = estimate(own[own["teacher"] == "strong"], own[own["teacher"] == "base"])
+        lines.append([method, *(f"{e.mean:.2f} ({difference(e)})" for e in found.values()), difference(grown[method])])
+        series[method] = bars(found)
+    strong = rows[rows["teacher"] == "strong"]
+    against = {name: estimate(strong[strong["method"] == name], strong[strong["method"] == "kl"]) for name in series}
+    columns = [f"{teacher} teacher, {100 * accuracy:.1f} %" for teacher, accuracy in strengths.items()]
+    return [
+        f"Cross-entropy: {top1(ce)}. In brackets the paired difference from that, in points. *Base to strong*: how the "
+        "student changes as the teacher grows.",
+        table(["method", *columns, "base to strong"], lines),
+        f"**Verdict.** KL falls behind as the teacher grows: {answer(grown['kl'], 'lower')}. Under the strong teacher, "
+        f"better than KL: DIST, {answer(against['dist'], 'higher')}; Pearson, {answer(against['pearson'], 'higher')}; "
+        f"Spearman, {answer(against['spearman'], 'higher')}; CMKD, {answer(against['cmkd'], 'higher')}. Turned round, "
+        f"CMKD makes {difference(_between(strong, 'cmkd, turned round', 'cmkd'))} points of difference, with fixed "
+        f"weights {difference(_between(strong, 'cmkd, fixed weights', 'cmkd'))}.",
+    ], {"teachers": trends(series, "student's top-1, points over cross-entropy")}
+
+
+def _between(rows, one: str, other: str) -> Estimate:
+    return estimate(rows[rows["method"] == one], rows[rows["method"] == other])
+
+
 STUDY = Study(
     "correlation",
     "Does KL fall behind as the teacher grows, and do correlations not?",
     _trials,
     _train,
     {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teachers": TEACHERS},
+    "Stronger teachers",
+    "CMKD and DIST: a stronger teacher makes no stronger student under KL; matching correlations and ranks helps.",
+    _summarize,
 )

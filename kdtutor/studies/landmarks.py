@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from .. import losses, models, teachers
+from ..figures import intervals
 from ..methods import CE, Kernel, Method
 from ..settings import Settings
 from ..train import gradient_norms, make_batch
 from .similarities import embed
 from .students import SEEDS, memory, subset, test, train_student
 from .study import Row, Study
+from .summary import MEASURED, answer, bars, difference, estimate, estimates, listed, measured, table, top1
 
 IMAGES, EPOCHS = 12_000, 8
 RATIOS = (0.3, 1.0, 3.0)
 TUNING_SEEDS = (0, 1)
 GROUPS = ("class centres, K = 10", "k-means, K = 10", "random points, K = 10", "random groups, K = 10",
           "sub-centres, K = 40", "k-means, K = 40")  # fmt: skip
-ONE_BATCH = "one batch"
+ONE_BATCH, NONE, CENTRES = "one batch", "none: ce", GROUPS[0]
 
 
 @dataclass
@@ -127,7 +129,7 @@ def _relative_gradient(name: str, batches: int = 10) -> float:
 
 
 def _trials(rows):
-    yield from ({"landmarks": "none: ce", "ratio": 0.0, "seed": seed} for seed in SEEDS)
+    yield from ({"landmarks": NONE, "ratio": 0.0, "seed": seed} for seed in SEEDS)
     names = (*GROUPS, ONE_BATCH)
     for name in names:
         yield from ({"landmarks": name, "ratio": ratio, "seed": seed} for ratio in RATIOS for seed in TUNING_SEEDS)
@@ -138,18 +140,42 @@ def _trials(rows):
 
 def chosen_ratios(rows) -> dict[str, float]:
     """For each kind of landmarks, the ratio with the best accuracy on validation images over the tuning seeds."""
-    tuning = rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != "none: ce")]
+    tuning = rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != NONE)]
     means = tuning.groupby(["landmarks", "ratio"])["validation_top1"].mean()
     return {name: float(of_name.fillna(0).idxmax()[1]) for name, of_name in means.groupby(level=0)}
 
 
 def _train(trial: Row) -> Row:
     name = trial["landmarks"]
-    if name == "none: ce":
+    if name == NONE:
         return {"weight": 0.0, "kernel_error": "", **train_student(CE(), trial["seed"], subset(IMAGES), EPOCHS)[0]}
     weight = trial["ratio"] / _relative_gradient(name)
     row = train_student(_method(name, weight), trial["seed"], subset(IMAGES), EPOCHS)[0]
     return {"weight": weight, "kernel_error": kernel_error(name), **row}
+
+
+def _summarize(rows):
+    ratios, errors = chosen_ratios(rows), rows.groupby("landmarks")["kernel_error"].mean()
+    ce = rows[rows["landmarks"] == NONE]
+    at_chosen = rows["ratio"] == rows["landmarks"].map(ratios)
+    found = estimates(rows[at_chosen], "landmarks", ce)
+    shown = {name: "" if name == ONE_BATCH else f"{errors[name]:.4f}" for name in found}
+    lines = [[name, shown[name], f"{ratios[name]:g}", *measured(e)] for name, e in found.items()]
+    own = {name: some for name, some in rows[at_chosen].groupby("landmarks", sort=False)}
+    against = {name: estimate(own[CENTRES], some) for name, some in own.items() if name != CENTRES}
+    better, worse = (
+        listed(name for name, e in against.items() if e.verdict == verdict) for verdict in ("higher", "lower")
+    )
+    return [
+        f"Cross-entropy: {top1(ce)}. *Error*: of the teacher's kernel of 4,000 test images, rebuilt from landmarks. "
+        "*Ratio*: of the term's gradient to cross-entropy's before training, chosen on validation images.",
+        table(["landmarks", "error", "ratio", *MEASURED], lines),
+        "Class centres less each of the others, paired: "
+        + "; ".join(f"{name} {difference(e)}" for name, e in against.items())
+        + ".",
+        f"**Verdict.** The full matrix beats one batch's: {answer(against[ONE_BATCH], 'higher')}. Class centres are "
+        f"better than: {better}; worse than: {worse}.",
+    ], {"landmarks": intervals({"top-1": bars(found)}, "points over cross-entropy")}
 
 
 STUDY = Study(
@@ -158,4 +184,7 @@ STUDY = Study(
     _trials,
     _train,
     {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": RATIOS},
+    "Landmarks",
+    "Kernel transfer: the full matrix beats a mini-batch's, and class centres are the landmarks to take.",
+    _summarize,
 )

@@ -6,8 +6,10 @@ from torch.nn import functional as F
 
 from .. import models, teachers
 from ..data import ImageSet, normalize
+from ..figures import intervals
 from .students import SEEDS, subset, test, train_student
 from .study import Row, Study
+from .summary import answer, bars, difference, estimates, table
 
 IMAGES, EPOCHS = 12_000, 10
 
@@ -70,10 +72,31 @@ def off_diagonal_correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(torch.stack(rows))[0, 1])
 
 
+def _summarize(rows):
+    untrained = rows[rows["student"] == "untrained"]
+    found = estimates(rows, "student", untrained, "probe_top1")
+    matrix = rows.groupby("student")["matrix_correlation"]
+    lines = [
+        [name, f"{e.mean:.2f} ± {e.std:.2f}", "" if name == "untrained" else difference(e),
+         f"{matrix.mean()[name]:.3f} ± {matrix.std()[name]:.3f}"]
+        for name, e in found.items()
+    ]  # fmt: skip
+    alone, trained = found["sp alone"], {name: e for name, e in found.items() if name != "untrained"}
+    return [
+        table(["student", "linear probe %", "vs untrained, points", "correlation with the teacher's matrix"], lines),
+        f"**Verdict.** {answer(alone, 'higher').capitalize()}: points over the untrained network, without a label or a "
+        f"logit seen. Cross-entropy's features are better by {found['ce'].mean - alone.mean:.1f} points, those that KD "
+        f"alone made by {found['kd alone'].mean - alone.mean:.1f}.",
+    ], {"probe": intervals({"linear probe": bars(trained)}, "points over an untrained student")}
+
+
 STUDY = Study(
     "similarities",
     "Does a student trained on similarities alone, without logits or labels, learn features that a linear probe reads?",
     lambda rows: [{"student": student, "seed": seed} for student in STUDENTS for seed in SEEDS],
     _train,
     {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base"},
+    "Similarities alone",
+    "SP: pairwise similarities carry knowledge, and the student need not mimic the teacher's space for it.",
+    _summarize,
 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..data import shipped
@@ -30,6 +31,9 @@ class Study:
             images is chosen here, so later trials may depend on earlier rows.
         train: a trial -> what was measured of its student.
         settings: what all its students share, for the record.
+        title: of its section in results/README.md.
+        claim: what the papers say.
+        summarize: all rows -> the section's paragraphs, the last one a verdict, and its figures by name.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Study:
     trials: Callable[["pandas.DataFrame"], Iterable[Row]]  # noqa: F821 (imported where it is used)
     train: Callable[[Row], Row]
     settings: dict
+    title: str
+    claim: str
+    summarize: Callable[["pandas.DataFrame"], tuple[list[str], dict[str, Figure]]]  # noqa: F821
 
 
 def run(study: Study, folder: Path = Path("results/studies"), progress: bool = True) -> "pandas.DataFrame":  # noqa: F821
@@ -56,6 +63,12 @@ def run(study: Study, folder: Path = Path("results/studies"), progress: bool = T
             rows.append({**_text(trial), **_text(measured)})
             write_atomically(folder / "students.csv", _csv(rows))
     return _frame(rows)
+
+
+def is_complete(study: Study, folder: Path) -> bool:
+    """Whether the record has a row for every trial."""
+    rows = _read(folder / study.name / "students.csv")
+    return bool(rows) and not _waiting(study, rows)
 
 
 def read(name: str, folder: Path | None = None) -> "pandas.DataFrame":  # noqa: F821
