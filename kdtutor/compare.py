@@ -6,6 +6,10 @@ difference from plain cross-entropy is paired, and the teacher is asked about ea
 
 import dataclasses
 import hashlib
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +41,8 @@ class Comparison(Settings):
         teacher_epochs: for a teacher that is trained first; None for as many as a student gets.
         folder: of the record; None for one of its own in runs/ for each set of options. Stopped there, a
             comparison goes on where it was.
+        at_once: how many students to train at the same time, each in a process with its own copy of the data;
+            worth it where one does not fill a GPU.
     """
 
     methods: tuple[str, ...] = tuple(methods.METHODS)
@@ -48,10 +54,12 @@ class Comparison(Settings):
     subset: int | None = 6000
     teacher_epochs: int | None = None
     folder: str | None = None
+    at_once: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check_count("seeds", self.seeds)
+        check_count("at_once", self.at_once)
         if not self.methods:
             raise ValueError("methods is empty; name at least one, for instance 'ce kd'")
         for spec in self.methods:
@@ -71,7 +79,7 @@ class Comparison(Settings):
     def record_folder(self) -> Path:
         if self.folder is not None:
             return Path(self.folder)
-        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(repr(dataclasses.replace(self, at_once=1)).encode()).hexdigest()[:8]
         return Path("runs") / f"compare-{_slug(Path(self.data).name)}-{self.student}-{digest}"
 
     def settings(self, seed: int) -> Settings:
@@ -125,49 +133,100 @@ def compare(comparison: Comparison = Comparison(), progress: bool = True) -> Res
     """
     import pandas as pd
 
-    folder = comparison.record_folder
+    bench = _prepare(comparison, progress)
+    seeds = range(comparison.seed, comparison.seed + comparison.seeds)
+    pairs = [(seed, spec) for seed in seeds for spec in comparison.methods]
+    rows: list[dict] = []
+    curves: list[dict] = []
+    try:
+        with tqdm(total=len(pairs), desc="students", disable=not progress) as bar:
+            for (seed, spec), (row, epochs) in zip(pairs, _students(bench, pairs), strict=True):
+                rows.append(row)
+                curves += [{"method": spec, "seed": seed, **epoch} for epoch in epochs]
+                bar.set_postfix_str(f"{spec}, seed {seed}: {100 * row['top1']:.1f} %")
+                bar.update()
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+    teacher = metrics(bench.teacher_logits, bench.test.labels)
+    results = Results(comparison, pd.DataFrame(rows), pd.DataFrame(curves), teacher)
+    if distributed.is_first():
+        _write(results, comparison.record_folder)
+    return results
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all students of a comparison share."""
+
+    comparison: Comparison
+    train: data.ImageSet
+    test: data.ImageSet
+    teacher: nn.Module | RememberedTeacher
+    teacher_logits: torch.Tensor  # of the test images
+
+
+def _prepare(comparison: Comparison, progress: bool) -> _Bench:
     splits = data.load(comparison.data, comparison.root)
     train = splits.train if comparison.subset is None else splits.train.subset(comparison.subset)
     device, _ = choose_device(comparison)
     train, test = train.to(device), splits.test.to(device)
     if distributed.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
+        comparison.record_folder.mkdir(parents=True, exist_ok=True)
+    network = _teacher(comparison, train, progress).to(device)
+    return _Bench(comparison, train, test, _remembered(comparison, network, train, progress), predict(network, test))
 
-    network = _teacher(comparison, train, folder, progress).to(device)
-    teacher_logits = predict(network, test)
-    teacher = _remembered(comparison, network, train, progress)
 
-    rows: list[dict] = []
-    curves: list[dict] = []
-    seeds = range(comparison.seed, comparison.seed + comparison.seeds)
-    pairs = [(seed, spec) for seed in seeds for spec in comparison.methods]
-    try:
-        with tqdm(pairs, desc="students", disable=not progress) as bar:
-            for seed, spec in bar:
-                method = methods.build(spec)
-                bar.set_postfix_str(f"{spec}, seed {seed}")
-                student = models.build(comparison.student, train.num_classes, train.images.shape[1], seed=seed)
-                run = distill(
-                    student,
-                    train,
-                    method,
-                    teacher if method.needs_teacher else None,
-                    comparison.settings(seed),
-                    test=test,
-                    folder=folder / f"{_slug(spec)}-seed{seed}",
-                    progress=False,
-                )
-                if run.interrupted:
-                    raise KeyboardInterrupt
-                rows.append(_row(spec, method, seed, run, evaluate(student, test, teacher_logits)))
-                curves += [{"method": spec, "seed": seed, **epoch} for epoch in run.epochs]
-    except KeyboardInterrupt:
-        if not rows:
-            raise
-    results = Results(comparison, pd.DataFrame(rows), pd.DataFrame(curves), metrics(teacher_logits, test.labels))
-    if distributed.is_first():
-        _write(results, folder)
-    return results
+def _student(bench: _Bench, seed: int, spec: str) -> tuple[dict, list[dict]]:
+    """Train one student: its row, and its epochs."""
+    comparison, method = bench.comparison, methods.build(spec)
+    student = models.build(comparison.student, bench.train.num_classes, bench.train.images.shape[1], seed=seed)
+    run = distill(
+        student,
+        bench.train,
+        method,
+        bench.teacher if method.needs_teacher else None,
+        comparison.settings(seed),
+        test=bench.test,
+        folder=comparison.record_folder / f"{_slug(spec)}-seed{seed}",
+        progress=False,
+    )
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return _row(spec, method, seed, run, evaluate(student, bench.test, bench.teacher_logits)), run.epochs
+
+
+def _students(bench: _Bench, pairs: list[tuple[int, str]]) -> Iterator[tuple[dict, list[dict]]]:
+    """Every student in the order of `pairs`, one after another or several at once."""
+    comparison = bench.comparison
+    if comparison.at_once == 1:
+        yield from (_student(bench, *pair) for pair in pairs)
+        return
+    threads = max(1, torch.get_num_threads() // comparison.at_once)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(comparison.at_once, spawn, _start_worker, (comparison, threads)) as pool:
+        try:
+            yield from pool.map(_student_in_worker, pairs)
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                f"a process that trained a student died; at_once is {comparison.at_once}: if memory ran out, lower it. "
+                "The same call goes on from the last whole epochs"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker_bench: _Bench  # of the process that trains students for another
+
+
+def _start_worker(comparison: Comparison, threads: int) -> None:
+    global _worker_bench
+    torch.set_num_threads(threads)
+    _worker_bench = _prepare(comparison, progress=False)
+
+
+def _student_in_worker(pair: tuple[int, str]) -> tuple[dict, list[dict]]:
+    return _student(_worker_bench, *pair)
 
 
 def paired_difference(values, baseline, confidence: float = 0.95) -> tuple[float, float]:
@@ -218,13 +277,14 @@ def format_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _teacher(comparison: Comparison, train: data.ImageSet, folder: Path, progress: bool) -> nn.Module:
+def _teacher(comparison: Comparison, train: data.ImageSet, progress: bool) -> nn.Module:
     if comparison.teacher in teachers.TEACHERS:
         return teachers.load_teacher(comparison.teacher)
     network = models.build(comparison.teacher, train.num_classes, train.images.shape[1], seed=comparison.seed)
     settings = comparison.settings(comparison.seed)
     settings = dataclasses.replace(settings, epochs=comparison.teacher_epochs or settings.epochs)
-    if distill(network, train, "ce", settings=settings, folder=folder / "teacher", progress=progress).interrupted:
+    folder = comparison.record_folder / "teacher"
+    if distill(network, train, "ce", settings=settings, folder=folder, progress=progress).interrupted:
         raise KeyboardInterrupt
     return network.eval()
 
