@@ -61,6 +61,11 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def _check_number(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a plain number, got {type(value).__name__}")
@@ -70,13 +75,13 @@ def _check_number(name: str, value: float) -> None:
 
 def near_names(name: str, known) -> str:
     """What to say of an unknown name: the near ones, or all there are."""
-    near = difflib.get_close_matches(name, list(known), n=4)
+    near = difflib.get_close_matches(str(name), list(known), n=4)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(known)}"
 
 
 def check_choice(name: str, value: str, known) -> None:
     if value not in list(known):
-        raise ValueError(f"{name} is {value!r}, which is not known; {near_names(str(value), known)}")
+        raise ValueError(f"{name} is {value!r}, which is not known; {near_names(value, known)}")
 
 
 def check_reduction(reduction: str) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ._checks import (
     check_choice,
+    check_count,
+    check_flag,
     check_float_tensor,
     check_logits,
     check_non_negative,
@@ -140,7 +142,8 @@ def pearson_correlation(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
         0, without gradient.
     """
     a, b = _check_same_shape(a, b)
-    if not -a.dim() <= dim < a.dim():
+    check_count("dim", dim, minimum=-a.dim())
+    if dim >= a.dim():
         raise ValueError(f"dim is {dim}, but a has {a.dim()} dimensions")
     return (unit_deviations(a, dim) * unit_deviations(b, dim)).sum(dim)
 
@@ -227,6 +230,7 @@ def cmkd_loss(
     check_choice("difficulty", difficulty, DIFFICULTIES)
     check_positive("difficulty_temperature", difficulty_temperature)
     check_choice("hard_samples_favor", hard_samples_favor, ("spearman", "pearson"))
+    check_flag("dynamic", dynamic)
     check_reduction(reduction)
     if dynamic:
         logits = student_logits.detach() if difficulty == "student_entropy" else teacher_logits

@@ -15,6 +15,7 @@ from ._checks import (
     check_choice,
     check_count,
     check_features,
+    check_flag,
     check_float_tensor,
     check_labels,
     check_positive,
@@ -84,6 +85,7 @@ def kernel_transfer_loss(
         A scalar; 0 where T is all zero.
     """
     student_features, teacher_features = check_features(student_features, teacher_features)
+    check_flag("scale_free", scale_free)
     landmarks = []
     for who, rows, features in (
         ("student", student_landmarks, student_features),
