@@ -10,6 +10,7 @@ import platform
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import distributed
@@ -56,12 +57,19 @@ def read_json(path: Path):
 
 
 class RunFolder:
-    """One run's record, written by the first rank alone. `settings` must be the same each time the folder is opened."""
+    """One run's record, written by the first rank alone. `settings` must be the same each time the folder is opened.
+
+    While a run is not finished, only one process may have its folder open: a lock that the system takes back
+    when the process ends, however it ends.
+    """
 
     def __init__(self, path: str | Path, settings: dict):
         self.path = Path(path)
+        self._lock = FileLock(self.path / ".lock")
         if distributed.is_first():
             self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / "summary.json").exists():
+                self._take()
         settings = json.loads(json.dumps(settings, default=_name))
         if (self.path / "settings.json").exists():
             before = read_json(self.path / "settings.json")
@@ -74,6 +82,20 @@ class RunFolder:
                 )
         elif distributed.is_first():
             write_json(self.path / "settings.json", settings)
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RecordError(
+                f"folder {self.path} is in use by another process; wait until that is done, or choose another"
+            ) from None
+        for unfinished in self.path.glob(".*.part"):  # of a process that was killed while it wrote
+            unfinished.unlink()
+
+    def release(self) -> None:
+        """Let others open the folder."""
+        self._lock.release()
 
     def save(self, epochs: list[dict], tensors: dict[str, Tensor]) -> None:
         """After each epoch: the table for people, then the checkpoint, which holds the table too and alone counts."""

@@ -172,13 +172,15 @@ def distill(
             run.epochs.append(row)
             if record is not None:
                 record.save(run.epochs, checkpoint.pack(student, optimizer, method))
+        if record is not None:
+            record.finish({"method": method.name, **run.epochs[-1]})
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
         bar.close()
         optimizer.found_inf = None
-    if record is not None and not run.interrupted:
-        record.finish({"method": method.name, **run.epochs[-1]})
+        if record is not None:
+            record.release()
     return run
 
 
