@@ -44,6 +44,8 @@ def curve_panels(
 ) -> Figure:
     """A small panel of one curve for each name, on one logarithmic x axis, with the spread as a bar on each point.
 
+    What falls far below the best of all leaves its panel: it would take the room that the others need.
+
     Args:
         panels: panel name -> {x: (y, spread)}.
         marked: panel name -> an x that gets a second marker, for what was chosen.
@@ -62,6 +64,8 @@ def curve_panels(
         axes.set_title(name, color=INK, fontsize=10)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
+    best = max(y for curve in panels.values() for y, _ in curve.values())
+    grid[0].set_ylim(best - 10, best + 1)
     figure.supxlabel(xlabel, color=INK, fontsize=10)
     figure.supylabel(ylabel, color=INK, fontsize=10)
     return figure
