@@ -123,6 +123,18 @@ class RunFolder:
             raise RecordError(f"{path} cannot be resumed from: {error}; remove {self.path} to start over") from error
         return epochs, tensors
 
+    def keep_batch(self, batch: dict) -> Path:
+        """Write the tensors of a batch for somebody to look at; returns the file."""
+        from safetensors.torch import save
+
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
+        }
+        path = self.path / "bad-batch.safetensors"
+        if distributed.is_first():
+            write_atomically(path, save(tensors))
+        return path
+
     def finish(self, summary: dict) -> None:
         if distributed.is_first():
             write_json(self.path / "summary.json", summary)

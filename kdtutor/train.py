@@ -126,9 +126,11 @@ def distill(
             sums: dict[str, Tensor] = {}
             shares: dict[str, Tensor] = {}
 
-            def compute(step, epoch=epoch, order=order):
+            def prepare(step, epoch=epoch, order=order):
                 batch = make_batch(train, order, step, epoch, settings)
-                batch = method.prepare(batch, stream(settings.seed, "mixup", epoch, step))
+                return method.prepare(batch, stream(settings.seed, "mixup", epoch, step))
+
+            def compute(batch):
                 teacher_out = teacher(batch) if teacher else None
                 with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
                     student_out = forward(distributed.own_rows(batch.images))
@@ -138,7 +140,7 @@ def distill(
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(settings, epoch, step, steps)
                 watch.before_forward()
-                terms = compute(step)
+                terms = compute(prepare(step))
                 if not terms:
                     raise ValueError(f"method {method.name!r} gives no term: there is neither a label nor a weight")
                 if step == 0:
@@ -156,7 +158,7 @@ def distill(
                         break
                     watch.send()
 
-            _stop_if_bad(watch, epoch, compute, student)  # waits for the device: the epoch is over
+            _stop_if_bad(watch, epoch, prepare, compute, student, record)  # waits for the device: the epoch is over
             method.end_epoch()
             distributed.agree_on_buffers(student)
             seconds = time.perf_counter() - started
@@ -276,17 +278,20 @@ def _ready_teacher(teacher, train, method, settings, taps, progress) -> LiveTeac
     return _live(teacher, train, method.features, taps, settings)
 
 
-def _stop_if_bad(watch: FiniteWatch, epoch: int, compute, student: nn.Module) -> None:
+def _stop_if_bad(
+    watch: FiniteWatch, epoch: int, prepare, compute, student: nn.Module, record: RunFolder | None
+) -> None:
     """At the end of an epoch, or where the watch saw something: name the term and the layer of the first bad step."""
     if watch.first_bad < 0:
         return
     step = int(watch.first_bad)
+    batch = prepare(step)
     terms: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
 
     def again():
         student.zero_grad()
-        terms.update(compute(step))
+        terms.update(compute(batch))
         norms.update(gradient_norms(terms, watch.parameters))
         sum(terms.values()).backward()
 
@@ -296,9 +301,10 @@ def _stop_if_bad(watch: FiniteWatch, epoch: int, compute, student: nn.Module) ->
         buffer.copy_(before)
     student.zero_grad()
     bad = [name for name, term in terms.items() if not (term.isfinite() and norms[name].isfinite())] or list(terms)
+    kept_in = "" if record is None else f", which {record.keep_batch(vars(batch))} holds"
     raise NonFiniteError(
         f"epoch {epoch + 1}, step {step + 1}: not a finite number in the term {', '.join(bad)}; first in {layer}. The "
-        "student keeps the weights from before that step. Try a lower lr or weight, or look at the images of that batch"
+        f"student keeps the weights from before that step. Try a lower lr or weight, or look at that batch{kept_in}"
     )
 
 

@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from kdtutor import finite, methods
 from kdtutor.finite import FiniteWatch, NonFiniteError, first_bad_layer
 from kdtutor.models import count_parameters
-from kdtutor.train import distill
+from kdtutor.settings import stream
+from kdtutor.train import distill, make_batch
 
 
 class Stop(Exception):
@@ -170,6 +172,19 @@ def test_a_record_keeps_the_last_good_epoch(toy, teacher, student, settings, tmp
         distill(student(), toy, Faulty(epoch=2, step=1, fault="loss"), teacher, six, folder=tmp_path, progress=False)
     assert len((tmp_path / "epochs.csv").read_text().splitlines()) == 1 + 2
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_batch_that_did_it_is_kept(toy, teacher, student, settings, tmp_path):
+    six = dataclasses.replace(settings, epochs=6)
+    with pytest.raises(NonFiniteError, match=r"look at that batch, which .*bad-batch\.safetensors holds"):
+        distill(student(), toy, Faulty(epoch=1, step=2, fault="image"), teacher, six, folder=tmp_path, progress=False)
+    kept = load_file(tmp_path / "bad-batch.safetensors")
+    order = torch.randperm(len(toy), generator=stream(settings.seed, "order", 1))
+    assert torch.equal(kept["index"], order[2 * 16 : 3 * 16]) and torch.equal(kept["labels"], toy.labels[kept["index"]])
+    clean = make_batch(toy, order, 2, 1, six)
+    assert torch.equal(kept["view"], clean.view)
+    spoilt = ~kept["images"].isfinite()
+    assert spoilt.any() and torch.equal(kept["images"][~spoilt], clean.images[~spoilt])
 
 
 def test_a_clean_step_is_plain_sgd(student):

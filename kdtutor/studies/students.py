@@ -57,6 +57,7 @@ _memories: dict[tuple, object] = {}
 
 def memory(teacher: str, train: ImageSet, settings: Settings, features: tuple[str, ...]):
     """A shipped teacher's answers to `train`, made once in a process for all students that need them."""
+    features = ("feature_map", "embedding") if features else ()  # all or none, so that nothing is asked twice
     key = (teacher, train.fingerprint(), features, settings.views, settings.flip)
     if key not in _memories:
         if features:
