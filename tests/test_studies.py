@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from kdtutor import methods, studies
+from kdtutor import methods, models, studies
 from kdtutor.finite import NonFiniteError
 from kdtutor.records import RecordError
 from kdtutor.studies import STUDIES, Study, affinity, landmarks, regimes, report, sensitivity, students
@@ -157,7 +157,7 @@ def test_group_landmarks_are_the_means_of_their_groups():
     groups = torch.tensor([0, 1, 1, -1, 2, 0])
     method = landmarks.GroupKernel(weight=1.0, groups=groups)
     features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    out = landmarks.models.Outputs(torch.zeros(6, 10), {"embedding": features})
+    out = models.Outputs(torch.zeros(6, 10), {"embedding": features})
     index = torch.arange(6)
     batch = methods.Batch(torch.zeros(6, 1, 2, 2), torch.zeros(6, dtype=torch.int64), index, index)
     assert method(out, out, batch).keys() == {"ce"}

@@ -3,18 +3,13 @@
 from functools import cache
 from itertools import product
 
-import torch
-
-from .. import models
 from ..figures import grids
 from ..losses import PRESETS
 from ..losses.affinity import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, check_cell
 from ..methods import CE, Affinity
-from ..settings import Settings
-from ..train import gradient_norms, make_batch
-from .students import SEEDS, memory, subset, train_student
+from .students import SEEDS, relative_gradient, subset, train_student
 from .study import Row, Study
-from .summary import difference, estimate, explained, table, top1
+from .summary import chosen, difference, estimate, explained, table, top1
 
 IMAGES, EPOCHS = 6_000, 6
 RATIOS = (0.3, 1.0, 3.0)  # length of the cell's gradient over cross-entropy's, before training
@@ -47,34 +42,21 @@ def _trials(rows):
 
 def chosen_ratios(rows) -> dict[tuple[str, str, str], float]:
     """For each cell, the ratio with the best accuracy on validation images over the tuning seeds."""
-    tuning = rows[rows["seed"].isin(TUNING_SEEDS) & rows["affinity"].notna()]
-    means = tuning.groupby([*MODULES, "ratio"])["validation_top1"].mean()
-    return {cell: float(of_cell.fillna(0).idxmax()[3]) for cell, of_cell in means.groupby(level=[0, 1, 2])}
+    return chosen(rows[rows["seed"].isin(TUNING_SEEDS) & rows["affinity"].notna()], list(MODULES), "ratio")
 
 
 def _train(trial: Row) -> Row:
     if not trial["affinity"]:
         return {"weight": 0.0, **train_student(CE(), trial["seed"], subset(IMAGES), EPOCHS)[0]}
-    weight = trial["ratio"] / _relative_gradient(*(trial[name] for name in MODULES))
     cell = {name: trial[name] for name in MODULES}
+    weight = trial["ratio"] / _relative_gradient(*cell.values())
     method = Affinity(weight=weight, **cell)
     return {"weight": weight, **train_student(method, trial["seed"], subset(IMAGES), EPOCHS)[0]}
 
 
 @cache
-def _relative_gradient(affinity: str, normalization: str, discrepancy: str, batches: int = 10) -> float:
-    """The length of the cell's gradient over cross-entropy's, of an untrained student, at weight 1."""
-    method, settings = Affinity(1.0, 1.0, affinity, normalization, discrepancy), Settings(epochs=1)
-    train = subset(IMAGES)
-    teacher = memory("base", train, settings, method.features)
-    student = models.tap(models.build("cnn4k", 10, 1, seed=100), method.features).train()
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(100))
-    ratios = []
-    for step in range(batches):
-        batch = make_batch(train, order, step, 0, settings)
-        norms = gradient_norms(method(student(batch.images), teacher(batch), batch), list(student.parameters()))
-        ratios.append(float(norms["affinity"] / norms["ce"]))
-    return sum(ratios) / batches
+def _relative_gradient(*cell: str) -> float:
+    return relative_gradient(Affinity(1.0, 1.0, *cell), subset(IMAGES))
 
 
 def preset_of(cell: dict[str, str]) -> str:

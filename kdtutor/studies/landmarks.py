@@ -10,15 +10,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .. import losses, models, teachers
+from .. import losses, teachers
 from ..figures import intervals
 from ..methods import CE, Kernel, Method
-from ..settings import Settings
-from ..train import gradient_norms, make_batch
 from .similarities import embed
-from .students import SEEDS, memory, subset, test, train_student
+from .students import SEEDS, relative_gradient, subset, test, train_student
 from .study import Row, Study
-from .summary import MEASURED, answer, bars, difference, estimate, estimates, listed, measured, table, top1
+from .summary import MEASURED, answer, bars, chosen, difference, estimate, estimates, listed, measured, table, top1
 
 IMAGES, EPOCHS = 12_000, 8
 RATIOS = (0.3, 1.0, 3.0)
@@ -109,23 +107,8 @@ def _method(name: str, weight: float) -> Method:
 
 
 @cache
-def _relative_gradient(name: str, batches: int = 10) -> float:
-    """The length of the term's gradient over cross-entropy's, of an untrained student, at weight 1."""
-    train, settings = subset(IMAGES), Settings(epochs=1)
-    method = _method(name, 1.0)
-    answers = memory("base", train, settings, method.features)
-    student = models.tap(models.build("cnn4k", 10, 1, seed=100), method.features).train()
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(100))
-    for step in range(len(train) // settings.batch_size):  # the epoch before, for the centres
-        batch = make_batch(train, order, step, 0, settings)
-        method(student(batch.images), answers(batch), batch)
-    method.end_epoch()
-    ratios = []
-    for step in range(batches):
-        batch = make_batch(train, order, step, 0, settings)
-        norms = gradient_norms(method(student(batch.images), answers(batch), batch), list(student.parameters()))
-        ratios.append(float(norms["kernel"] / norms["ce"]))
-    return sum(ratios) / batches
+def _relative_gradient(name: str) -> float:
+    return relative_gradient(_method(name, 1.0), subset(IMAGES))
 
 
 def _trials(rows):
@@ -140,9 +123,7 @@ def _trials(rows):
 
 def chosen_ratios(rows) -> dict[str, float]:
     """For each kind of landmarks, the ratio with the best accuracy on validation images over the tuning seeds."""
-    tuning = rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != NONE)]
-    means = tuning.groupby(["landmarks", "ratio"])["validation_top1"].mean()
-    return {name: float(of_name.fillna(0).idxmax()[1]) for name, of_name in means.groupby(level=0)}
+    return chosen(rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != NONE)], ["landmarks"], "ratio")
 
 
 def _train(trial: Row) -> Row:

@@ -3,7 +3,7 @@
 from ..figures import curve_panels
 from .students import SEEDS, scaled, subset, train_student
 from .study import Row, Study
-from .summary import estimate, listed, measured, table
+from .summary import chosen, estimate, listed, measured, table
 
 IMAGES, EPOCHS = 12_000, 6
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the weight that METHODS has
@@ -38,27 +38,25 @@ def _train(trial: Row) -> Row:
 
 def chosen_factors(rows) -> dict[str, float]:
     """For each method, the factor with the best mean accuracy on validation images."""
-    at_default = rows[rows["temperature"].isna() & (rows["method"] != "ce")]
-    means = at_default.groupby(["method", "factor"])["validation_top1"].mean()
-    return {method: float(of_method.idxmax()[1]) for method, of_method in means.groupby("method")}
+    return chosen(rows[rows["temperature"].isna() & (rows["method"] != "ce")], ["method"], "factor")
 
 
 def _summarize(rows):
-    chosen, default = chosen_factors(rows), rows[rows["temperature"].isna()]
+    factors, default = chosen_factors(rows), rows[rows["temperature"].isna()]
     ce = default[default["method"] == "ce"]
     lines, curves, spans = [], {}, {}
     for method, own in default[default["method"] != "ce"].groupby("method", sort=False):
         at = {factor: some for factor, some in own.groupby("factor")}
-        usual, best = estimate(at[1.0], ce), estimate(at[chosen[method]], ce)
+        usual, best = estimate(at[1.0], ce), estimate(at[factors[method]], ce)
         curves[method.split("(")[0]] = {factor: _validation(some) for factor, some in at.items()}
         means = [_validation(some)[0] for some in at.values()]
         spans[f"`{method}`"] = max(means) - min(means)
         share = f"{100 * at[1.0]['share'].mean():.0f}"
-        lines.append([f"`{method}`", share, *measured(usual)[:2], f"{chosen[method]:g}", *measured(best)[:2]])
+        lines.append([f"`{method}`", share, *measured(usual)[:2], f"{factors[method]:g}", *measured(best)[:2]])
         lines[-1].append(f"{spans[f'`{method}`']:.1f}")
     columns = ["method", "share %", "usual weight: top-1 %", "vs CE", "chosen ×", "chosen: top-1 %", "vs CE", "span"]
     ordered = sorted(spans, key=spans.get, reverse=True)
-    marked = {method.split("(")[0]: factor for method, factor in chosen.items()}
+    marked = {method.split("(")[0]: factor for method, factor in factors.items()}
     return [
         "Each method's weights times .1, .3, 1, 3 and 10, cross-entropy's left alone; what to choose is read off 5,000 "
         "validation images. *Share*: the method's part of the gradient at the usual weight. *Span*: from the worst to "

@@ -39,6 +39,17 @@ def estimates(rows, by: str, baseline, metric: str = "top1", scale: float = 100.
     return {name: estimate(own, baseline, metric, scale) for name, own in rows.groupby(by, sort=False)}
 
 
+def chosen(rows, by: list[str], setting: str) -> dict:
+    """For each group the value of `setting` with the best mean accuracy on validation images.
+
+    Returns:
+        group -> value; a group is one value of `by`, or a tuple if it names several columns.
+    """
+    means = rows.groupby([*by, setting])["validation_top1"].mean().fillna(0)
+    best = means.groupby(level=list(range(len(by)))).idxmax()
+    return {index[0] if len(by) == 1 else index[:-1]: float(index[-1]) for index in best}
+
+
 def explained(table, factors: tuple[str, ...], value: str) -> dict[str, float]:
     """The share of the variance that each factor explains by itself, in a table with every combination once.
 
