@@ -4,6 +4,7 @@ Each file is written whole under another name and then renamed, so that a run ki
 leaves either the old file or the new one. Nothing here can run code when it is read.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -106,7 +107,9 @@ class RunFolder:
             return
         write_atomically(self.path / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False).encode())
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(self.path / "checkpoint.safetensors", save(tensors, {"epochs": json.dumps(epochs)}))
+        metadata = {"epochs": json.dumps(epochs)}
+        metadata["sha256"] = _digest(metadata["epochs"], tensors)
+        write_atomically(self.path / "checkpoint.safetensors", save(tensors, metadata))
 
     def load(self) -> tuple[list[dict], dict[str, Tensor]]:
         """The epochs that are done and the checkpoint after them; empty if there is none yet."""
@@ -117,8 +120,11 @@ class RunFolder:
             return [], {}
         try:
             with safe_open(path, framework="pt") as file:
-                epochs = list(json.loads(file.metadata()["epochs"]))
+                metadata = file.metadata()
+                epochs = list(json.loads(metadata["epochs"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if _digest(metadata["epochs"], tensors) != metadata["sha256"]:
+                raise ValueError("its content is not what was written")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise RecordError(f"{path} cannot be resumed from: {error}; remove {self.path} to start over") from error
         return epochs, tensors
@@ -138,6 +144,15 @@ class RunFolder:
     def finish(self, summary: dict) -> None:
         if distributed.is_first():
             write_json(self.path / "summary.json", summary)
+
+
+def _digest(epochs: str, tensors: dict[str, Tensor]) -> str:
+    """sha256 of all that a checkpoint holds: safetensors itself would not notice a flipped bit."""
+    digest = hashlib.sha256(epochs.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def environment() -> dict:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import data, models
 from .evaluate import evaluate, predict
-from .losses._checks import check_choice
+from .losses._checks import check_choice, near_names
 from .memory import LiveTeacher, RememberedTeacher, memory_key
 from .records import environment, read_json, write_atomically, write_json
 from .settings import Settings, choose_device
@@ -89,9 +89,21 @@ def remembered(name: str, train: data.ImageSet, settings: Settings = Settings())
     return RememberedTeacher(live, torch.cat(views).to(device), {}, settings.views, key)
 
 
+_NEEDED = {"model", "weights", "weights_sha256", "logits", "logits_sha256"}
+
+
 def manifest() -> dict[str, dict]:
-    """What is known of each shipped teacher, by name."""
-    return read_json(data.shipped("teachers/manifest.json"))
+    """What is known of each shipped teacher, by name.
+
+    Raises:
+        RecordError, TeacherError: a manifest that cannot be read, or that lacks what loading a teacher needs.
+    """
+    path = data.shipped("teachers/manifest.json")
+    entries = read_json(path)
+    whole = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+    if not whole or not entries or any(_NEEDED - set(entry) for entry in entries.values()):
+        raise TeacherError(f"{path} does not describe teachers; restore it, or run kdtutor teacher")
+    return entries
 
 
 def train_teacher(name: str, folder: Path, record: Path = Path("runs"), progress: bool = True) -> dict:
@@ -144,7 +156,11 @@ def train_teacher(name: str, folder: Path, record: Path = Path("runs"), progress
 
 def _entry(name: str) -> dict:
     entries = manifest()
-    check_choice("teacher", name, entries)
+    where = f"({data.shipped('teachers/manifest.json')})"
+    if name not in entries:
+        raise TeacherError(f"teacher is {name!r}, which is not known; {near_names(name, entries)} {where}")
+    if entries[name]["model"] not in models.MODELS:
+        raise TeacherError(f"teacher {name!r} is a {entries[name]['model']!r}, which is no model of ours {where}")
     return entries[name]
 
 
