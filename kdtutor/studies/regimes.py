@@ -10,7 +10,7 @@ from ..figures import intervals
 from . import sensitivity
 from .students import SEEDS, pool, scaled, train_student
 from .study import Row, Study, read
-from .summary import MEASURED, bars, estimates, listed, measured, table, top1
+from .summary import bars, estimates, listed, measured, table, top1
 
 EPOCHS = 3
 LABELLED = 550  # 1 % of the pool
@@ -67,8 +67,9 @@ def _train(trial: Row, regime: str) -> Row:
 
 
 def _summarize(rows):
-    ce = rows[rows["method"] == "ce"]
-    found = estimates(rows[rows["method"] != "ce"], "method", ce)
+    baseline = ALONE if (rows["method"] == ALONE).any() else "ce"
+    plain = rows[rows["method"] == baseline]
+    found = estimates(rows[rows["method"] != baseline], "method", plain)
     means = rows.groupby("method")[["overconfidence", "agreement"]].mean() * 100
     factors = rows.groupby("method")["factor"].first()
 
@@ -76,19 +77,26 @@ def _summarize(rows):
         calm = [f"{means.loc[name, 'overconfidence']:+.1f}", f"{means.loc[name, 'agreement']:.1f}"]
         return [f"`{name}`", f"{factors[name]:g}", *cells, *calm]
 
-    lines = [line("ce", [top1(ce), "", ""]), *(line(name, measured(e)) for name, e in found.items())]
-    compared = {f"`{name}`": e for name, e in found.items() if name != ALONE}
+    lines = [line(baseline, [top1(plain), "", ""]), *(line(name, measured(e)) for name, e in found.items())]
+    compared = {f"`{name}`": e for name, e in found.items() if name != "ce"}
     by_verdict = {
         verdict: listed(name for name, e in compared.items() if e.verdict == verdict)
         for verdict in ("higher", "lower", "cannot tell")
     }
     visible = sorted(e.half_width for e in compared.values())
+    sparse = (
+        "`ce` sees the images of all methods, one or two of them in a batch with a label, and learns little from that. "
+    )
     return [
-        table(["method", "weight ×", *MEASURED, "over-confidence", "agrees with teacher %"], lines),
-        f"**Verdict.** Better than cross-entropy: {by_verdict['higher']}. Worse: {by_verdict['lower']}. Cannot tell: "
+        f"{sparse if baseline == ALONE else ''}Everything is compared with `{baseline}`.",
+        table(
+            ["method", "weight ×", "top-1 %", "vs it, points", "than it", "over-confidence", "agrees with teacher %"],
+            lines,
+        ),
+        f"**Verdict.** Better than `{baseline}`: {by_verdict['higher']}. Worse: {by_verdict['lower']}. Cannot tell: "
         f"{by_verdict['cannot tell']}. What five seeds can show: {visible[0]:.2f} to {visible[-1]:.2f} points, "
         f"{visible[len(visible) // 2]:.2f} for the median method.",
-    ], {"differences": intervals({"top-1": bars(found)}, "points over cross-entropy")}
+    ], {"differences": intervals({"top-1": bars(found)}, f"points over {baseline}")}
 
 
 REGIMES = {
