@@ -1,3 +1,15 @@
-from .cli import main
+"""`kdtutor` and `python -m kdtutor`. The doctor comes even when the rest cannot be imported."""
 
-main()
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:] == ["doctor"]:
+        from .doctor import main as run
+    else:
+        from .cli import main as run
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,15 @@
-"""The command line: kdtutor compare | teacher | audit | lab. `kdtutor COMMAND --help` tells all options of one."""
+"""The command line: kdtutor compare | audit | lab | progress | doctor and more; `kdtutor --help` lists all."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from . import distributed
 from .compare import Comparison, format_table
 from .compare import compare as run_comparison
+from .reproduce import Reproduction, format_published
 
 app = tyro.extras.SubcommandApp()
 
@@ -41,6 +42,54 @@ def teacher(
 
 
 @app.command
+def reproduce(
+    benchmark: Annotated[Literal["cifar100"], tyro.conf.Positional],
+    reproduction: Annotated[Reproduction, tyro.conf.arg(name="")] = Reproduction(),
+) -> None:
+    """Train a published pair of networks on CIFAR-100, and print our numbers beside the published ones.
+
+    Args:
+        benchmark: the only one so far.
+    """
+    results = run_comparison(reproduction, progress=distributed.is_first())
+    if distributed.is_first():
+        print(format_table(results), format_published(results), sep="\n\n")
+        print(f"\nRecord, learning curves and every epoch: {reproduction.record_folder.resolve()}")
+
+
+@app.command
+def study(names: Annotated[tuple[str, ...], tyro.conf.Positional], folder: Path = Path("results/studies")) -> None:
+    """Train the students of a study of results/README.md; stopped, the same command goes on where it was.
+
+    Args:
+        names: which ones.
+        folder: of the records.
+    """
+    from .losses._checks import check_choice
+    from .studies import STUDIES, run
+
+    for name in names:
+        check_choice("names", name, STUDIES)
+    for name in names:
+        rows = run(STUDIES[name], folder)
+        print(f"{name}: {len(rows)} students in {(folder / name / 'students.csv').resolve()}")
+
+
+@app.command
+def report(folder: Path = Path("results/studies")) -> None:
+    """Write results/README.md and its figures from the studies' records.
+
+    Args:
+        folder: of the records; README.md is written beside it.
+    """
+    from .studies import STUDIES
+    from .studies.report import write
+
+    missing = write(folder, STUDIES)
+    print(f"{(folder.parent / 'README.md').resolve()}; not complete yet: {', '.join(missing) or 'none'}")
+
+
+@app.command
 def audit(target: Annotated[str, tyro.conf.Positional], kind: str = "auto", temperature: float | None = None) -> int:
     """Is this distillation loss what its name says? Exit status 0, 1 on findings, 2 if it cannot be called.
 
@@ -66,6 +115,47 @@ def lab(folder: Path | None = None, port: int = 8888, browser: bool = True) -> i
     from .lab import open_lab
 
     return open_lab(folder, port, browser)
+
+
+@app.command
+def progress(notebook: Annotated[str | None, tyro.conf.Positional] = None) -> None:
+    """Show your points in the course's exercises. They are kept on this machine; nothing is sent.
+
+    Args:
+        notebook: the number of one, to see its exercises; else all notebooks.
+    """
+    from .exercises import progress
+
+    print(progress(notebook))
+
+
+@app.command
+def doctor() -> None:
+    """Is everything here that the course needs, and does it work? Exit status 1 if something must be mended."""
+    from .doctor import main
+
+    main()
+
+
+@app.command
+def host(
+    repository: Annotated[str, tyro.conf.Positional] = "",
+    tag: str | None = None,
+    folder: Path | None = None,
+    remove: bool = False,
+) -> None:
+    """Prepare the notebooks for Colab and other hosts: a badge each, and where their first cell installs kdtutor from.
+
+    Args:
+        repository: OWNER/REPO on GitHub, for instance of your fork; it must hold the tag.
+        tag: of the version to install and to open; v and this version's number if not given.
+        folder: where the notebooks are; those of this checkout if not given.
+        remove: take badges and addresses out again.
+    """
+    from .host import stamp_all
+
+    for path in stamp_all(folder, "" if remove else repository, tag, remove):
+        print(path)
 
 
 def main() -> None:

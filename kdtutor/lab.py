@@ -9,6 +9,7 @@ from .data import shipped
 from .records import write_atomically
 
 EDITABLE_COPY = Path("kdtutor-notebooks")
+COPIED = ("*.ipynb", "solutions/*.ipynb", "*.md", "LICENSE")
 
 
 def notebooks_folder(folder: Path | None = None) -> Path:
@@ -21,10 +22,11 @@ def notebooks_folder(folder: Path | None = None) -> Path:
         installed = source.parent.name == "shipped"
         folder = EDITABLE_COPY if installed else source
     if folder.resolve() != source.resolve():
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted([*source.glob("*.ipynb"), *source.glob("LICENSE")]):
-            if not (folder / file.name).exists():
-                write_atomically(folder / file.name, file.read_bytes())
+        for file in sorted(path for kind in COPIED for path in source.glob(kind)):
+            copy = folder / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists():
+                write_atomically(copy, file.read_bytes())
     return folder
 
 

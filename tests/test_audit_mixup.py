@@ -141,3 +141,9 @@ def test_mistakes_of_steps_are_named(mistake, findings, notes):
 def test_a_network_that_is_not_asked():
     report = audit(lambda student, teacher, images, labels: F.cross_entropy(student(images), labels), kind="mixup_step")
     assert codes(report) == {"network_not_asked"}
+
+
+@pytest.mark.parametrize("output", [None, 3.0, torch.zeros(2), "mixed"])
+def test_what_is_no_mixture_at_all_is_named(output):
+    with pytest.raises(AuditError, match=f"returned {type(output).__name__}; wanted"):
+        audit(lambda images, labels: output, "mixup")

@@ -22,8 +22,8 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 def installed(tmp_path, monkeypatch):
     """As from a wheel: the notebooks lie in site-packages, and the reader is somewhere else."""
     source = tmp_path / "site-packages" / "kdtutor" / "shipped" / "notebooks"
-    source.mkdir(parents=True)
-    for name in ("00_a.ipynb", "01_b.ipynb", "LICENSE"):
+    (source / "solutions").mkdir(parents=True)
+    for name in ("00_a.ipynb", "01_b.ipynb", "LICENSE", "glossary.md", "refresh.py", "solutions/01_b.ipynb"):
         (source / name).write_text(f"original {name}")
     home = tmp_path / "reader's folder, ü"
     home.mkdir()
@@ -39,7 +39,9 @@ def test_a_checkout_opens_its_own_notebooks():
 def test_installed_notebooks_are_copied_beside_the_reader(installed):
     folder = lab.notebooks_folder()
     assert folder.resolve() == installed / "kdtutor-notebooks"
-    assert sorted(path.name for path in folder.iterdir()) == ["00_a.ipynb", "01_b.ipynb", "LICENSE"]
+    names = ["00_a.ipynb", "01_b.ipynb", "LICENSE", "glossary.md", "solutions"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "solutions" / "01_b.ipynb").read_text() == "original solutions/01_b.ipynb"
     assert (folder / "01_b.ipynb").read_text() == "original 01_b.ipynb"
 
 

@@ -75,6 +75,9 @@ def audit_mixup(mixup, alpha: float = 1.0, **settings) -> Report:
 
 def _read_output(name: str, output, images: Tensor) -> dict:
     """Sort what came back by its looks: images, labels, permuted labels, soft labels, lam, permutation."""
+    wanted = "wanted (images, labels, permuted_labels, lam) or (images, soft_labels)"
+    if not isinstance(output, Mapping | tuple | list):
+        raise AuditError(f"{name} returned {type(output).__name__}; {wanted}")
     values = list(output.values()) if isinstance(output, Mapping) else list(output)
     fields = list(output) if isinstance(output, Mapping) else list(getattr(output, "_fields", [""] * len(values)))
     parts, whole = {}, []
@@ -94,10 +97,7 @@ def _read_output(name: str, output, images: Tensor) -> dict:
         parts.setdefault(key, value)
     labelled = "soft_labels" in parts or {"labels", "permuted_labels", "lam"} <= set(parts)
     if "images" not in parts or not labelled:
-        raise AuditError(
-            f"{name} returned {', '.join(parts) or 'nothing known'}; wanted (images, labels, permuted_labels, lam) "
-            "or (images, soft_labels)"
-        )
+        raise AuditError(f"{name} returned {', '.join(parts) or 'nothing known'}; {wanted}")
     return parts
 
 

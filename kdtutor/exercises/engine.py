@@ -106,6 +106,11 @@ def by_comparison(
         return Result(0, out_of, f"The function stops with {type(error).__name__}: {error}.")
     if any(answer is None for answer in answers):
         return Result(0, out_of, RETURNS_NOTHING)
+    for answer in answers:
+        try:
+            torch.as_tensor(answer)
+        except (TypeError, ValueError, RuntimeError):
+            return Result(0, out_of, f"The function returns a {type(answer).__name__}; a tensor or a number is wanted.")
     right = [reference(*arguments) for arguments in inputs]
     if all(map(_close, answers, right)):
         return Result(out_of, out_of)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .engine import Result, by_choice, by_comparison, by_rubric
+from .points import exercise
 
 
 def _logits(seed: int, rows: int = 3, classes: int = 5) -> Tensor:
@@ -17,6 +18,7 @@ def _logits(seed: int, rows: int = 3, classes: int = 5) -> Tensor:
 # --- 1. Recall ---
 
 
+@exercise(1, "recall: what softmax does not see", points=1)
 def check_row_shift(answer: str) -> Result:
     """What happens to a row's softmax when 5 is added to each of its logits?
 
@@ -36,6 +38,7 @@ def check_row_shift(answer: str) -> Result:
 # --- 2. Softmax with a temperature ---
 
 
+@exercise(2, "write it: softmax with a temperature", points=2)
 def check_softmax(softmax: Callable[[Tensor, float], Tensor]) -> Result:
     """softmax(logits, T): (B, C) logits -> (B, C), each row exp(z / T) divided by its sum. Large logits included."""
     inputs = [(_logits(0), 1.0), (_logits(1), 4.0), (_logits(2, 4, 4), 2.0)]
@@ -64,6 +67,7 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(1).mean()
 
 
+@exercise(3, "write it: the KL divergence of a batch", points=2)
 def check_kl(kl: Callable[[Tensor, Tensor], Tensor]) -> Result:
     """kl(p, q): the mean over samples of sum_c p log(p / q), of two (B, C) tensors of probabilities."""
     inputs = [(_logits(seed, rows).softmax(1), _logits(seed + 10, rows).softmax(1)) for seed, rows in ((0, 3), (1, 4))]
@@ -88,6 +92,7 @@ def check_kl(kl: Callable[[Tensor, Tensor], Tensor]) -> Result:
 # --- 4. Gram matrix ---
 
 
+@exercise(4, "write it: a Gram matrix", points=2)
 def check_gram(gram: Callable[[Tensor], Tensor]) -> Result:
     """gram(features): (B, channels, H, W) maps -> (B, B), the inner products of the flattened samples."""
     draw = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))  # noqa: E731
@@ -121,6 +126,7 @@ def broken_step(student: nn.Module, teacher: nn.Module, images: Tensor, labels: 
     return loss
 
 
+@exercise(5, "find the mistakes: one step of training", points=3)
 def check_step(step: Callable) -> Result:
     """step(student, teacher, images, labels, optimizer) -> loss: a point for each mended mistake of broken_step."""
     student, teacher = _small_network(0), _small_network(1)
@@ -164,6 +170,7 @@ def _small_network(seed: int) -> nn.Module:
 # --- 6. An open experiment: how much does one student differ from the next? ---
 
 
+@exercise(6, "experiment: how much do students differ?", points=5)
 def check_seeds(accuracies: Sequence[float], report: Mapping[str, float]) -> Result:
     """Test accuracies of one recipe, one a seed, and {"mean": ..., "std": ...} as you would publish them."""
     values = [float(a) for a in accuracies]

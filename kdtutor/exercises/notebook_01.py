@@ -6,10 +6,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .engine import Result, by_audit, by_choice, by_number, by_rubric
+from .points import exercise
 
 # --- 1. Recall ---
 
 
+@exercise(1, "recall: very high temperatures", points=1)
 def check_temperature_limit(answer: str) -> Result:
     """At a very high temperature, with T ** 2 in front, KD's gradient tends to that of ...
 
@@ -51,6 +53,7 @@ HINTS = {
 }
 
 
+@exercise(2, "write it: the KD loss", points=3)
 def check_kd_loss(kd_loss: Callable[[Tensor, Tensor, float], Tensor]) -> Result:
     """kd_loss(student_logits, teacher_logits, temperature), equation (1.2)."""
     a_factor = ("t_squared_missing", "t_once", "mean_over_classes", "summed_over_batch", "fixed_batch_size")
@@ -68,6 +71,7 @@ def broken_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     return (target * (target.log() - log_p)).mean()
 
 
+@exercise(3, "find the mistakes: by which factor?", points=1)
 def check_diagnosis(too_weak_by: float, classes: int, temperature: float) -> Result:
     """By which factor is broken_kd_loss too weak, for so many classes and this temperature?"""
     also = "That is one of the two mistakes: the mean runs over the classes as well. What else is missing?"
@@ -80,6 +84,7 @@ def check_diagnosis(too_weak_by: float, classes: int, temperature: float) -> Res
     return by_number(too_weak_by, classes * temperature**2, hints)
 
 
+@exercise(3, "find the mistakes: mend them", points=2)
 def check_mended(kd_loss: Callable[[Tensor, Tensor, float], Tensor]) -> Result:
     """broken_kd_loss with both mistakes mended: a point for each."""
     partial = {"t_squared_missing": 1, "mean_over_classes": 1}
@@ -89,6 +94,7 @@ def check_mended(kd_loss: Callable[[Tensor, Tensor, float], Tensor]) -> Result:
 # --- 4. Gradient sizes ---
 
 
+@exercise(4, "predict: the size of the gradient", points=1)
 def check_gradient_ratio(answer: float) -> Result:
     """Without T ** 2, at high temperatures: by which factor does the gradient shrink when T doubles?"""
     return by_number(
@@ -106,6 +112,7 @@ def check_gradient_ratio(answer: float) -> Result:
 # --- 5. An open experiment: which temperature? ---
 
 
+@exercise(5, "experiment: which temperature?", points=6)
 def check_temperatures(validation: Mapping[float, Sequence[float]], chosen: float, test_runs: int) -> Result:
     """{T: validation accuracies, one a seed}, the T you chose, and how often you looked at the test set."""
     means = {T: sum(values) / len(values) for T, values in validation.items() if len(values)}

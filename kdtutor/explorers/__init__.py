@@ -6,7 +6,25 @@ Each is a column of controls, a picture, its main numbers as text, and a questio
 Where widgets cannot run (on the web, or before a notebook is run) a still picture stands in its place.
 """
 
+from .affinity import AffinityExplorer
 from .explorer import Explorer
+from .landmarks import LandmarkExplorer
+from .landscape import LandscapeExplorer
+from .mixup import MixupExplorer, answers_on_lines
+from .ranks import RanksExplorer
+from .seeds import SeedsExplorer
+from .similarity import SimilarityExplorer
 from .temperature import TemperatureExplorer
 
-__all__ = ["Explorer", "TemperatureExplorer"]
+__all__ = [
+    "AffinityExplorer",
+    "Explorer",
+    "LandmarkExplorer",
+    "LandscapeExplorer",
+    "MixupExplorer",
+    "RanksExplorer",
+    "SeedsExplorer",
+    "SimilarityExplorer",
+    "TemperatureExplorer",
+    "answers_on_lines",
+]

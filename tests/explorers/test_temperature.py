@@ -1,18 +1,16 @@
-"""Explorers without a browser: what they compute, draw and say. test_browser.py moves them by mouse and keyboard."""
+"""The temperature explorer without a browser: what it computes, draws and says."""
 
 import base64
 import html
 import math
 import re
 
-import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from kdtutor.data import ImageSet
-from kdtutor.explorers import Explorer, TemperatureExplorer
+from kdtutor.explorers import TemperatureExplorer
 
 
 def image_set(count=6, channels=1, classes=("left", "right", "up", "down"), labelled=True):
@@ -142,25 +140,3 @@ def test_logits_that_do_not_fit(bad, error, message):
         TemperatureExplorer(image_set(), logits(), bad)
     with pytest.raises(error, match=message.replace("student", "teacher")):
         TemperatureExplorer(image_set(), bad)
-
-
-def test_an_explorer_of_ones_own():
-    class Line(Explorer):
-        def __init__(self):
-            figure = Figure()
-            (self.line,) = figure.subplots().plot([0, 1], [0, 1])
-            self.height = widgets.FloatSlider(0.5, min=0, max=1)
-            super().__init__("line", figure, [self.height], "how high is 2 < 3?")
-
-        def follow(self):
-            self.line.set_ydata([0, self.height.value])
-            return "A line.", {"height": f"{self.height.value:.1f}"}
-
-    explorer = Line()
-    before = explorer.png
-    explorer.height.value = 0.9
-    assert explorer.png != before
-    assert "0.9" in explorer.numbers.value
-    assert "2 &lt; 3" in explorer.children[-1].value
-    with pytest.raises(NotImplementedError, match="Explorer must write follow"):
-        Explorer("nothing", Figure(), [], "?")

@@ -1,0 +1,26 @@
+"""Bars side by side."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from .page import COLORS, HATCHES, INK, new_figure
+
+
+def bars(series: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
+    """Grouped bars, each with its number above it: series name -> {group name: value}.
+
+    Every group stands where the first series that names it has it.
+    """
+    groups = list(dict.fromkeys(group for values in series.values() for group in values))
+    figure, (axes,) = new_figure(1.5 + 1.1 * len(groups) * max(1, len(series) - 1), 3.6)
+    width = 0.8 / len(series)
+    for i, (name, values) in enumerate(series.items()):
+        at = [groups.index(group) - 0.4 + (i + 0.5) * width for group in values]
+        style = {"color": COLORS[i], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": INK, "label": name}
+        drawn = axes.bar(at, list(values.values()), width, **style)
+        axes.bar_label(drawn, fmt="{:.3g}", color=INK, fontsize=9, padding=2)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(ylabel)
+    figure.legend(loc="outside upper center", ncols=len(series), labelcolor=INK, frameon=False)
+    return figure
