@@ -27,7 +27,7 @@ def kdtutor(*arguments, cwd, cache, **environment):
 def test_help_lists_the_commands(tmp_path, cache):
     done = kdtutor("--help", cwd=tmp_path, cache=cache)
     assert done.returncode == 0
-    for command in ("compare", "teacher", "audit", "lab", "progress", "doctor", "host"):
+    for command in ("compare", "teacher", "audit", "lab", "progress", "doctor", "host", "study", "report", "reproduce"):
         assert re.search(rf"\b{command}\b", done.stdout)
 
 
