@@ -41,8 +41,8 @@ class Comparison(Settings):
         teacher_epochs: for a teacher that is trained first; None for as many as a student gets.
         folder: of the record; None for one of its own in runs/ for each set of options. Stopped there, a
             comparison goes on where it was.
-        at_once: how many students to train at the same time, each in a process with its own copy of the data;
-            worth it where one does not fill a GPU.
+        at_once: how many students to train at the same time, each in a process with its own copy of the data and
+            its share of the threads; worth it where one does not fill a GPU.
     """
 
     methods: tuple[str, ...] = tuple(methods.METHODS)

@@ -144,6 +144,8 @@ class RunFolder:
     def finish(self, summary: dict) -> None:
         if distributed.is_first():
             write_json(self.path / "summary.json", summary)
+            self.release()
+            (self.path / ".lock").unlink(missing_ok=True)  # a finished run is anybody's to read
 
 
 def _digest(epochs: str, tensors: dict[str, Tensor]) -> str:

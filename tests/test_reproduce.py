@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from kdtutor import methods, models
@@ -74,7 +75,16 @@ def small(tmp_path):
     )  # fmt: skip
 
 
-def test_several_students_at_once_are_the_same_students(small, tmp_path):
+@pytest.fixture
+def one_thread():
+    """Other threads, other bits; of one thread every process has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_several_students_at_once_are_the_same_students(small, tmp_path, one_thread):
     one = compare(small, progress=False)
     two = compare(dataclasses.replace(small, at_once=2, folder=str(tmp_path / "two")), progress=False)
     timed = ["images_per_second", "peak_mib", "seconds"]
