@@ -319,7 +319,7 @@ class Kernel(Method):
             raise ValueError("kernel: a mixed image belongs to no class; do not combine kernel with stkd")
         features = {"student": student.features["embedding"], "teacher": teacher.features["embedding"]}
         features = {who: embedding.flatten(1) for who, embedding in features.items()}
-        self._accumulate(features, batch.labels, num_classes=student.logits.shape[1])
+        self._accumulate(features, *self.landmark_groups(batch, num_classes=student.logits.shape[1]))
         if not self.centers:
             return {}
         loss = losses.kernel_transfer_loss(
@@ -327,9 +327,13 @@ class Kernel(Method):
         )
         return {"kernel": (self.weight, loss)}
 
-    def _accumulate(self, features: dict[str, Tensor], labels: Tensor, num_classes: int) -> None:
+    def landmark_groups(self, batch: Batch, num_classes: int) -> tuple[Tensor, int]:
+        """The group of each sample, -1 for none, whose mean is a landmark; and how many there are: the classes."""
+        return batch.labels, num_classes
+
+    def _accumulate(self, features: dict[str, Tensor], groups: Tensor, count: int) -> None:
         for who, embedding in features.items():
-            sums, counts = losses.class_sums(embedding.detach(), labels, num_classes)
+            sums, counts = losses.class_sums(embedding.detach(), groups, count)
             if who in self.sums:
                 sums, counts = sums + self.sums[who][0], counts + self.sums[who][1]
             self.sums[who] = sums, counts

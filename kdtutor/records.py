@@ -106,7 +106,7 @@ class RunFolder:
         if not distributed.is_first():
             return
         write_atomically(self.path / "epochs.csv", pd.DataFrame(epochs).to_csv(index=False).encode())
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = _on_host(tensors)
         metadata = {"epochs": json.dumps(epochs)}
         metadata["sha256"] = _digest(metadata["epochs"], tensors)
         write_atomically(self.path / "checkpoint.safetensors", save(tensors, metadata))
@@ -133,9 +133,7 @@ class RunFolder:
         """Write the tensors of a batch for somebody to look at; returns the file."""
         from safetensors.torch import save
 
-        tensors = {
-            name: value.detach().cpu().contiguous() for name, value in batch.items() if isinstance(value, Tensor)
-        }
+        tensors = _on_host({name: value for name, value in batch.items() if isinstance(value, Tensor)})
         path = self.path / "bad-batch.safetensors"
         if distributed.is_first():
             write_atomically(path, save(tensors))
@@ -146,6 +144,11 @@ class RunFolder:
             write_json(self.path / "summary.json", summary)
             self.release()
             (self.path / ".lock").unlink(missing_ok=True)  # a finished run is anybody's to read
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _digest(epochs: str, tensors: dict[str, Tensor]) -> str:

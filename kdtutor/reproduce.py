@@ -7,7 +7,7 @@ The recipe is settings.CIFAR: 240 epochs, batches of 64, the learning rate .05 d
 import dataclasses
 from dataclasses import dataclass, field
 
-from .compare import Comparison, Results, compare
+from .compare import Comparison, Results
 from .losses._checks import check_choice
 from .models import MODELS
 from .settings import CIFAR
@@ -30,7 +30,9 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Reproduction(Comparison):
-    """What is trained. The defaults are the published recipe; with others the numbers cannot be compared.
+    """What `compare` is to train: the teacher once, then every student.
+
+    The defaults are the published recipe; with others the numbers cannot be compared.
 
     Attributes:
         pair: teacher:student, for instance resnet56:resnet20; any two models, published or not.
@@ -67,11 +69,6 @@ class Reproduction(Comparison):
         names = ("data", "subset", "epochs", "batch_size", "lr", "schedule", "crop_padding", "views", "flip")
         own = {option.name: option.default for option in dataclasses.fields(self)}
         return [f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != own[name]]
-
-
-def reproduce(reproduction: Reproduction = Reproduction(), progress: bool = True) -> Results:
-    """Train the teacher once, then every student, and write the record. Stopped, the same call goes on."""
-    return compare(reproduction, progress)
 
 
 def format_published(results: Results) -> str:

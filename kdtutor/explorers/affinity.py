@@ -14,7 +14,7 @@ from ..figures.similarity import add_scale, draw_similarities
 from ..losses import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, PRESETS, affinity_loss
 from ..losses.affinity import DISTANCES, check_cell, row_softmax
 from .explorer import WIDE, Explorer
-from .similarity import checked_features, checked_labels
+from .similarity import sorted_by_class
 
 PER_PAIR = {
     "mse": lambda s, t: F.mse_loss(s, t, reduction="none"),
@@ -38,16 +38,7 @@ class AffinityExplorer(Explorer):
     """
 
     def __init__(self, data: ImageSet, teacher_features: Tensor, student_features: Mapping[int, Tensor]):
-        labels = checked_labels(data)
-        order = labels.argsort(stable=True)
-        labels = labels[order]
-        self.teacher = checked_features("teacher_features", teacher_features, len(data))[order]
-        if not student_features:
-            raise ValueError("student_features is empty; wanted step -> features, for instance {0: features}")
-        self.students = {
-            step: checked_features(f"student_features[{step}]", features, len(data))[order]
-            for step, features in sorted(student_features.items())
-        }
+        labels, self.teacher, self.students = sorted_by_class(data, teacher_features, student_features)
         same, itself = labels[:, None] == labels[None, :], torch.eye(len(labels), dtype=torch.bool)
         self.groups = dict(zip(GROUPS, (~same, same & ~itself, itself), strict=True))
         self.affinity = widgets.Dropdown(options=list(AFFINITIES), description="affinity", **WIDE)

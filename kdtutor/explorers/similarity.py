@@ -31,17 +31,8 @@ class SimilarityExplorer(Explorer):
     """
 
     def __init__(self, data: ImageSet, teacher_features: Tensor, student_features: Mapping[int, Tensor]):
-        labels = checked_labels(data)
-        if not student_features:
-            raise ValueError("student_features is empty; wanted step -> features, for instance {0: features}")
         self.classes = data.classes
-        order = labels.argsort(stable=True)
-        self.labels = labels[order]
-        self.features = {
-            step: checked_features(f"student_features[{step}]", features, len(data))[order]
-            for step, features in sorted(student_features.items())
-        }
-        self.target = checked_features("teacher_features", teacher_features, len(data))[order]
+        self.labels, self.target, self.features = sorted_by_class(data, teacher_features, student_features)
         self.teacher = row_l2(inner(self.target))
         self.students = {step: row_l2(inner(features)) for step, features in self.features.items()}
         self.step = widgets.SelectionSlider(options=list(self.students), description="step", **WIDE)
@@ -106,6 +97,21 @@ class SimilarityExplorer(Explorer):
 def _said(value: float) -> str:
     """Dead features have no contrast, and equal ones no correlation."""
     return f"{value:.2f}" if math.isfinite(value) else "undefined"
+
+
+def sorted_by_class(
+    data: ImageSet, teacher_features: Tensor, student_features: Mapping[int, Tensor]
+) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """Labels (N,), the teacher's features (N, D) and the student's by step, checked and with the classes in order."""
+    labels = checked_labels(data)
+    if not student_features:
+        raise ValueError("student_features is empty; wanted step -> features, for instance {0: features}")
+    order = labels.argsort(stable=True)
+    students = {
+        step: checked_features(f"student_features[{step}]", features, len(data))[order]
+        for step, features in sorted(student_features.items())
+    }
+    return labels[order], checked_features("teacher_features", teacher_features, len(data))[order], students
 
 
 def checked_labels(data: ImageSet) -> Tensor:

@@ -7,13 +7,12 @@ from ..figures import grids
 from ..losses import PRESETS
 from ..losses.affinity import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, check_cell
 from ..methods import CE, Affinity
-from .students import SEEDS, relative_gradient, subset, train_student
+from . import tuning
+from .students import subset, train_student
 from .study import Row, Study
-from .summary import chosen, difference, estimate, explained, table, top1
+from .summary import difference, estimate, explained, table, top1
 
 IMAGES, EPOCHS = 6_000, 6
-RATIOS = (0.3, 1.0, 3.0)  # length of the cell's gradient over cross-entropy's, before training
-TUNING_SEEDS = (0, 1)
 MODULES = ("affinity", "normalization", "discrepancy")
 
 
@@ -30,19 +29,12 @@ def cells() -> list[dict[str, str]]:
 
 
 def _trials(rows):
-    nothing = dict.fromkeys(MODULES, "")
-    yield from ({**nothing, "ratio": 0.0, "seed": seed} for seed in SEEDS)
-    for cell in cells():
-        yield from ({**cell, "ratio": ratio, "seed": seed} for ratio in RATIOS for seed in TUNING_SEEDS)
-    if len(rows) >= len(SEEDS) + len(cells()) * len(RATIOS) * len(TUNING_SEEDS):
-        for cell, ratio in chosen_ratios(rows).items():
-            cell = dict(zip(MODULES, cell, strict=True))
-            yield from ({**cell, "ratio": ratio, "seed": seed} for seed in SEEDS)
+    return tuning.trials(dict.fromkeys(MODULES, ""), cells(), rows, chosen_ratios)
 
 
 def chosen_ratios(rows) -> dict[tuple[str, str, str], float]:
     """For each cell, the ratio with the best accuracy on validation images over the tuning seeds."""
-    return chosen(rows[rows["seed"].isin(TUNING_SEEDS) & rows["affinity"].notna()], list(MODULES), "ratio")
+    return tuning.chosen_ratios(rows[rows["affinity"].notna()], list(MODULES))
 
 
 def _train(trial: Row) -> Row:
@@ -56,7 +48,7 @@ def _train(trial: Row) -> Row:
 
 @cache
 def _relative_gradient(*cell: str) -> float:
-    return relative_gradient(Affinity(1.0, 1.0, *cell), subset(IMAGES))
+    return tuning.relative_gradient(Affinity(1.0, 1.0, *cell), subset(IMAGES))
 
 
 def preset_of(cell: dict[str, str]) -> str:
@@ -119,7 +111,7 @@ STUDY = Study(
     "Which of affinity, normalisation and discrepancy matters most, and where do SP, RKD, PKT and CC stand?",
     _trials,
     _train,
-    {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": RATIOS},
+    {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": tuning.RATIOS},
     "The affinity map",
     "The unified view: affinity, normalisation and discrepancy are modules, and some cells beat the published methods.",
     _summarize,

@@ -13,14 +13,13 @@ from torch import Tensor
 from .. import losses, teachers
 from ..figures import intervals
 from ..methods import CE, Kernel, Method
+from . import tuning
 from .similarities import embed
-from .students import SEEDS, relative_gradient, subset, test, train_student
+from .students import subset, test, train_student
 from .study import Row, Study
-from .summary import MEASURED, answer, bars, chosen, difference, estimate, estimates, listed, measured, table, top1
+from .summary import MEASURED, answer, bars, difference, estimate, estimates, listed, measured, table, top1
 
 IMAGES, EPOCHS = 12_000, 8
-RATIOS = (0.3, 1.0, 3.0)
-TUNING_SEEDS = (0, 1)
 GROUPS = ("class centres, K = 10", "k-means, K = 10", "random points, K = 10", "random groups, K = 10",
           "sub-centres, K = 40", "k-means, K = 40")  # fmt: skip
 ONE_BATCH, NONE, CENTRES = "one batch", "none: ce", GROUPS[0]
@@ -30,16 +29,11 @@ ONE_BATCH, NONE, CENTRES = "one batch", "none: ce", GROUPS[0]
 class GroupKernel(Kernel):
     """Kernel transfer whose landmarks are the means of given groups of images."""
 
+    scale_free: bool = True
     groups: Tensor | None = field(default=None, repr=False)  # (N,): the group of each image, -1 for none
 
-    def distill(self, student, teacher, batch):
-        f_s, f_t = (out.features["embedding"].flatten(1) for out in (student, teacher))
-        count = int(self.groups.max()) + 1
-        self._accumulate({"student": f_s, "teacher": f_t}, self.groups[batch.index], num_classes=count)
-        if not self.centers:
-            return {}
-        loss = losses.kernel_transfer_loss(f_s, f_t, self.centers["student"], self.centers["teacher"], scale_free=True)
-        return {"kernel": (self.weight, loss)}
+    def landmark_groups(self, batch, num_classes):
+        return self.groups[batch.index], int(self.groups.max()) + 1
 
 
 @dataclass
@@ -108,22 +102,17 @@ def _method(name: str, weight: float) -> Method:
 
 @cache
 def _relative_gradient(name: str) -> float:
-    return relative_gradient(_method(name, 1.0), subset(IMAGES))
+    return tuning.relative_gradient(_method(name, 1.0), subset(IMAGES))
 
 
 def _trials(rows):
-    yield from ({"landmarks": NONE, "ratio": 0.0, "seed": seed} for seed in SEEDS)
-    names = (*GROUPS, ONE_BATCH)
-    for name in names:
-        yield from ({"landmarks": name, "ratio": ratio, "seed": seed} for ratio in RATIOS for seed in TUNING_SEEDS)
-    if len(rows) >= len(SEEDS) + len(names) * len(RATIOS) * len(TUNING_SEEDS):
-        for name, ratio in chosen_ratios(rows).items():
-            yield from ({"landmarks": name, "ratio": ratio, "seed": seed} for seed in SEEDS)
+    groups = [{"landmarks": name} for name in (*GROUPS, ONE_BATCH)]
+    return tuning.trials({"landmarks": NONE}, groups, rows, chosen_ratios)
 
 
 def chosen_ratios(rows) -> dict[str, float]:
     """For each kind of landmarks, the ratio with the best accuracy on validation images over the tuning seeds."""
-    return chosen(rows[rows["seed"].isin(TUNING_SEEDS) & (rows["landmarks"] != NONE)], ["landmarks"], "ratio")
+    return tuning.chosen_ratios(rows[rows["landmarks"] != NONE], ["landmarks"])
 
 
 def _train(trial: Row) -> Row:
@@ -164,7 +153,7 @@ STUDY = Study(
     "Are class centres better landmarks than others, and is the full matrix better than one batch's?",
     _trials,
     _train,
-    {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": RATIOS},
+    {"images": IMAGES, "epochs": EPOCHS, "student": "cnn4k", "teacher": "base", "ratios": tuning.RATIOS},
     "Landmarks",
     "Kernel transfer: the full matrix beats a mini-batch's, and class centres are the landmarks to take.",
     _summarize,

@@ -11,7 +11,7 @@ from ..evaluate import evaluate, predict
 from ..memory import RememberedTeacher
 from ..methods import Combined, Method
 from ..settings import Settings
-from ..train import distill, gradient_norms, make_batch, remember_teacher
+from ..train import distill, remember_teacher
 from .study import Row
 
 VALIDATION = 500  # images a class, taken from the training images; all choices are made on them
@@ -104,31 +104,6 @@ def train_student(
 
 def _is_own_share(name: str) -> bool:
     return name.startswith("share_") and name != "share_ce"
-
-
-def relative_gradient(method: Method, train: ImageSet, batches: int = 10) -> float:
-    """The length of the gradient of a method's own term over cross-entropy's, of an untrained student.
-
-    One epoch is looked at before, for methods that remember it.
-    """
-    settings = Settings(epochs=1)
-    teacher = memory("base", train, settings, method.features)
-    student = models.tap(models.build("cnn4k", num_classes=10, in_channels=1, seed=100), method.features).train()
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(100))
-
-    def terms(step: int) -> dict[str, torch.Tensor]:
-        batch = make_batch(train, order, step, 0, settings)
-        return method(student(batch.images), teacher(batch), batch)
-
-    with torch.no_grad():
-        for step in range(len(train) // settings.batch_size):
-            terms(step)
-    method.end_epoch()
-    ratios = []
-    for step in range(batches):
-        norms = gradient_norms(terms(step), list(student.parameters()))
-        ratios.append(float(sum(norms.values()) / norms["ce"]) - 1)
-    return sum(ratios) / batches
 
 
 def scaled(method: "str | Method | Combined", factor: float) -> "Method | Combined":
