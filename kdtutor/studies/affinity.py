@@ -10,7 +10,7 @@ from ..methods import CE, Affinity
 from . import tuning
 from .students import subset, train_student
 from .study import Row, Study
-from .summary import difference, estimate, explained, table, top1
+from .summary import MEASURED, difference, estimates, explained, measured, table, top1
 
 IMAGES, EPOCHS = 6_000, 6
 MODULES = ("affinity", "normalization", "discrepancy")
@@ -56,53 +56,52 @@ def preset_of(cell: dict[str, str]) -> str:
     return next((name for name, preset in PRESETS.items() if preset == cell), "")
 
 
-def affinity_map(rows):
-    """A row for each cell of the framework at its chosen ratio: test top-1 in per cent, std, published name."""
-    import pandas as pd
-
-    cells = []
-    for cell, ratio in chosen_ratios(rows).items():
-        names = dict(zip(MODULES, cell, strict=True))
-        own = 100 * _rows_of(rows, names, ratio)["top1"]
-        cells.append({**names, "ratio": ratio, "top1": own.mean(), "std": own.std(), "preset": preset_of(names)})
-    return pd.DataFrame(cells)
-
-
-def _rows_of(rows, names, ratio: float):
-    same = rows["ratio"] == ratio
-    for module in MODULES:
-        same &= rows[module] == names[module]
-    return rows[same]
+def at_chosen_ratio(rows):
+    """The rows of every cell at the ratio chosen for it: all seeds."""
+    chosen = chosen_ratios(rows)
+    cells = rows[rows["affinity"].notna()]
+    is_chosen = [chosen[tuple(cell)] == ratio for *cell, ratio in cells[[*MODULES, "ratio"]].itertuples(index=False)]
+    return cells[is_chosen]
 
 
 def _summarize(rows):
+    import pandas as pd
+
     ce = rows[rows["affinity"].isna()]
-    cells = affinity_map(rows).sort_values("top1", ascending=False, ignore_index=True)
-    shares = explained(cells[cells["discrepancy"] != "kl"], MODULES, "top1")
+    found = estimates(at_chosen_ratio(rows), list(MODULES), ce)
+    cells = pd.DataFrame([{**dict(zip(MODULES, cell, strict=True)), "top1": e.mean} for cell, e in found.items()])
+    by_distance = cells[cells["discrepancy"] != "kl"]  # a full grid: KL has few normalisations
+    shares = explained(by_distance, MODULES, "top1")
+    places = sorted(found, key=lambda cell: found[cell].mean, reverse=True)
     lines = [
-        [" / ".join(cell[module] for module in MODULES), cell["preset"], f"{cell['top1']:.2f} ± {cell['std']:.2f}",
-         str(place + 1)]
-        for place, cell in cells.iterrows()
-    ]  # fmt: skip
-    best = estimate(_rows_of(rows, cells.iloc[0], cells["ratio"].iloc[0]), ce)
-    columns = ["affinity / normalisation / discrepancy", "known as", "top-1 %", "place"]
+        [" / ".join(cell), preset_of(dict(zip(MODULES, cell, strict=True))), *measured(found[cell]), str(place)]
+        for place, cell in enumerate(places, 1)
+    ]
+    best = found[places[0]]
+    columns = ["affinity / normalisation / discrepancy", "known as", *MEASURED, "place"]
     grid = {
         discrepancy: some.pivot(index="affinity", columns="normalization", values="top1")
         .reindex(index=list(AFFINITIES), columns=list(NORMALIZATIONS))
         .to_numpy()
         for discrepancy, some in cells.groupby("discrepancy")
     }
+    verdicts = [e.verdict for e in found.values()]
+    by_normalization = cells.groupby("normalization")["top1"].mean()
     return [
         f"{len(cells)} cells, each with one of three weights that two seeds chose on validation images. Cross-entropy: "
         f"{top1(ce)}. The best cells:",
         table(columns, lines[:8]),
         "The published ones among them:",
         table(columns, [line for line in lines if line[1]]),
-        "Share of the map's variance that each module explains by itself, over the 144 cells without KL: "
-        + ", ".join(f"{module} {100 * share:.0f} %" for module, share in shares.items())
-        + ".",
-        f"**Verdict.** What matters most by itself is the {max(MODULES, key=shares.get)}. The best cell is "
-        f"{lines[0][0]}, {difference(best)} points from cross-entropy; as the best of {len(cells)} it is flattered.",
+        f"By their own intervals, cells higher than cross-entropy: {verdicts.count('higher')}; lower: "
+        f"{verdicts.count('lower')}; chance alone would give about {0.025 * len(found):.0f} of each.",
+        f"Share of the map's variance that each module explains by itself, in the {len(by_distance)} cells without KL: "
+        + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        + f". Means by normalisation run from {by_normalization.min():.2f} ({by_normalization.idxmin()}) to "
+        f"{by_normalization.max():.2f} ({by_normalization.idxmax()}).",
+        f"**Verdict.** Do some cells beat the published methods, or labels alone? The best, {lines[0][0]}, is "
+        f"{difference(best)} points from cross-entropy, and flattered as the best of {len(cells)}: {best.verdict}. "
+        f"What matters most by itself is the {max(MODULES, key=shares.get)}.",
     ], {"map": grids(grid, list(AFFINITIES), list(NORMALIZATIONS))}
 
 

@@ -12,7 +12,6 @@ class Estimate(NamedTuple):
     std: float
     difference: float
     half_width: float
-    seeds: int
 
     @property
     def verdict(self) -> str:
@@ -31,11 +30,11 @@ def estimate(rows, baseline, metric: str = "top1", scale: float = 100.0) -> Esti
     """
     own, other = rows.set_index("seed")[metric], baseline.set_index("seed")[metric]
     difference, half_width = paired_difference(own, other)
-    return Estimate(scale * own.mean(), scale * own.std(), scale * difference, scale * half_width, len(own))
+    return Estimate(scale * own.mean(), scale * own.std(), scale * difference, scale * half_width)
 
 
-def estimates(rows, by: str, baseline, metric: str = "top1", scale: float = 100.0) -> dict[str, Estimate]:
-    """An estimate for each value of the column `by`, in the order of the rows."""
+def estimates(rows, by: str | list[str], baseline, metric: str = "top1", scale: float = 100.0) -> dict:
+    """An estimate for each value of the column `by`, or tuple of values of several, in the order of the rows."""
     return {name: estimate(own, baseline, metric, scale) for name, own in rows.groupby(by, sort=False)}
 
 
@@ -53,14 +52,14 @@ def chosen(rows, by: list[str], setting: str) -> dict:
 def explained(table, factors: tuple[str, ...], value: str) -> dict[str, float]:
     """The share of the variance that each factor explains by itself, in a table with every combination once.
 
-    What is left, interactions and noise, comes under "together".
+    What is left, interactions and noise, comes under "the rest".
     """
     total = ((table[value] - table[value].mean()) ** 2).sum()
     shares = {}
     for factor in factors:
         means = table.groupby(factor)[value].transform("mean")
         shares[factor] = float(((means - table[value].mean()) ** 2).sum() / total)
-    return {**shares, "together": 1 - sum(shares.values())}
+    return {**shares, "the rest": 1 - sum(shares.values())}
 
 
 # --- As Markdown ---
