@@ -44,7 +44,7 @@ def teacher(
 @app.command
 def reproduce(
     benchmark: Annotated[Literal["cifar100"], tyro.conf.Positional],
-    reproduction: Annotated[Reproduction, tyro.conf.arg(name="")] = Reproduction(),
+    reproduction: Annotated[Reproduction, tyro.conf.arg(name="")],  # a default would bring its own teacher and student
 ) -> None:
     """Train a published pair of networks on CIFAR-100, and print our numbers beside the published ones.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdtutor import methods, models
+from kdtutor import cli, methods, models
 from kdtutor.compare import Results, compare
 from kdtutor.reproduce import METHODS, PUBLISHED, Reproduction, format_published
 from kdtutor.settings import CIFAR, learning_rate
@@ -93,3 +93,16 @@ def test_several_students_at_once_are_the_same_students(small, tmp_path, one_thr
     assert small.record_folder == dataclasses.replace(small, at_once=3).record_folder
     free = dataclasses.replace(small, folder=None)
     assert free.record_folder == dataclasses.replace(free, at_once=3).record_folder
+
+
+def test_the_command_trains_the_pair_that_it_was_given(monkeypatch):
+    asked = []
+
+    def compared(comparison, progress):
+        asked.append(comparison)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_comparison", compared)
+    with pytest.raises(KeyboardInterrupt):
+        cli.app.cli(args=["reproduce", "cifar100", "--pair", "resnet56:resnet20"])
+    assert (asked[0].teacher, asked[0].student) == ("resnet56", "resnet20")

@@ -4,6 +4,8 @@ import html
 import textwrap
 from dataclasses import dataclass, field
 
+LINE = 100  # characters; a notebook breaks longer ones in the middle of a word
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -49,7 +51,8 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{'ok' if self.ok else 'NOT OK'}  {self.name}: {self.identity}"]
         for mark, found in [*(("!!", f) for f in self.findings), *(("--", f) for f in self.notes)]:
-            lines.append(f"\n{mark} {_sentence(found.cause)} [{found.code}]")
+            headline = f"{mark} {_sentence(found.cause)} [{found.code}]"
+            lines.append("\n" + textwrap.fill(headline, LINE, subsequent_indent="   "))
             for label, text in _rows(found):
                 lines.append(_wrapped(label, text))
         if self.checks:
@@ -94,4 +97,4 @@ def _sentence(text: str) -> str:
 
 def _wrapped(label: str, text: str, width: int = 10) -> str:
     indent = " " * (3 + width)
-    return textwrap.fill(text, 110, initial_indent=f"   {label:<{width}}", subsequent_indent=indent)
+    return textwrap.fill(text, LINE, initial_indent=f"   {label:<{width}}", subsequent_indent=indent)

@@ -6,6 +6,7 @@ to look; it does not give the solution away.
 
 import html
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdtutor.audit import AuditError, audit
+from kdtutor.audit.report import LINE
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Result:
         return self.points == self.out_of
 
     def __str__(self) -> str:
-        return f"{'✓' if self else '✗'} {self.points} of {self.out_of} points" + (f". {self.hint}" if self.hint else "")
+        said = f"{'✓' if self else '✗'} {self.points} of {self.out_of} points" + (f". {self.hint}" if self.hint else "")
+        return textwrap.fill(said, LINE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
     __repr__ = __str__
 

@@ -55,7 +55,7 @@ class LandscapeExplorer(Explorer):
         self._grid = torch.stack([axis.repeat(POINTS), axis.repeat_interleave(POINTS), torch.zeros(POINTS**2)], dim=1)
         for name, loss in self.losses.items():
             _check(name, loss, self._grid)
-        self.loss = widgets.SelectionSlider(options=list(self.losses), description="loss", **WIDE)
+        self.loss = widgets.Dropdown(options=list(self.losses), description="loss", **WIDE)
         self.teacher = widgets.Dropdown(options=list(TEACHERS), description="teacher", **WIDE)
         self.temperature = widgets.FloatLogSlider(
             1.0, base=2, min=0, max=4, step=0.5, description="temperature", readout_format=".2f", **WIDE
