@@ -184,7 +184,7 @@ def test_estimates_are_paired():
     assert (
         ours.verdict == "higher" and answer(ours, "higher").startswith("yes") and answer(ours, "lower").startswith("no")
     )
-    assert Estimate(1, 1, -0.1, 0.2, 5).verdict == "cannot tell"
+    assert Estimate(1, 1, -0.1, 0.2).verdict == "cannot tell"
 
 
 def test_explained_variance_is_that_of_main_effects():
@@ -220,6 +220,15 @@ def test_the_readme_is_what_the_record_says(name):
     assert text in readme()
     for figure in figures:
         assert (RESULTS / "studies" / name / f"{figure}.png").stat().st_size > 1000
+
+
+def test_the_table_at_a_glance_has_every_verdict_and_leads_to_it():
+    glance, *sections = readme().split("\n## At a glance\n")[1].split("\n## ")
+    linked = dict(re.findall(r"^\| \[(.+?)\]\(#(.+?)\)", glance, re.MULTILINE))
+    for name in RECORDED:
+        (part,) = (section for section in sections if section.startswith(f"{STUDIES[name].title}\n"))
+        assert linked[STUDIES[name].title] == STUDIES[name].title.lower().replace(" ", "-")
+        assert part.split("**Verdict.** ")[1].split("\n")[0] in glance
 
 
 def test_every_record_is_in_the_readme():

@@ -51,7 +51,7 @@ def _summarize(rows):
     return [
         "Over-confidence is mean confidence less accuracy, in points: negative is under-confident.",
         table(columns, lines),
-        f"**Verdict**, STKD with its defaults. {' '.join(verdicts)}",
+        f"**Verdict.** STKD with its defaults. {' '.join(verdicts)}",
     ], {
         "accuracy": intervals(accuracy, "top-1, points over KD"),
         "over-confidence": intervals(confidence, "confidence less accuracy, points over KD"),

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 
 from ..records import read_json, write_atomically
 from .study import Study, is_complete, read
+from .summary import table
 
 START, END = "<!-- studies -->", "<!-- end of studies -->"
+VERDICT = "**Verdict.** "  # begins the last paragraph of every study
 
 
 def section(study: Study, folder: Path) -> tuple[str, dict[str, Figure]]:
@@ -28,20 +30,29 @@ def section(study: Study, folder: Path) -> tuple[str, dict[str, Figure]]:
     return "\n\n".join([*heading, *body, *pictures, about]), figures
 
 
+def _in_a_line(study: Study, text: str) -> list[str]:
+    """A row of the table at a glance: the study, linked to its section, its claim and its verdict."""
+    (verdict,) = (part.removeprefix(VERDICT) for part in text.split("\n\n") if part.startswith(VERDICT))
+    anchor = "".join(c for c in study.title.lower().replace(" ", "-") if c.isalnum() or c == "-")
+    return [f"[{study.title}](#{anchor})", study.claim, verdict]
+
+
 def write(folder: Path, studies: dict[str, Study]) -> list[str]:
     """Write the figures, and README.md beside the studies' folder. Returns those with no complete record yet."""
-    parts, missing = [], []
+    rows, parts, missing = [], [], []
     for name, study in studies.items():
         if not is_complete(study, folder):
             missing.append(name)
             continue
         text, figures = section(study, folder)
         parts.append(text)
+        rows.append(_in_a_line(study, text))
         for figure_name, figure in figures.items():
             figure.savefig(folder / name / f"{figure_name}.png", dpi=110, facecolor="white")
     path = folder.parent / "README.md"
     before = path.read_text(encoding="utf-8") if path.exists() else f"# Results\n\n{START}\n{END}\n"
     head, _, rest = before.partition(START)
     tail = rest.partition(END)[2]
-    write_atomically(path, "\n\n".join([head + START, *parts, END + tail]).encode())
+    glance = "\n\n".join(["## At a glance", table(["study", "the claim", "what we found"], rows)])
+    write_atomically(path, "\n\n".join([head + START, *([glance] if rows else []), *parts, END + tail]).encode())
     return missing
