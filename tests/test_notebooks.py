@@ -259,10 +259,14 @@ def checks(path) -> list[str]:
     return [name for cell in code_cells(read(path)) for name in CHECK.findall(cell.source)]
 
 
+def printed(cell) -> list[str]:
+    """What a cell printed, line by line; a long hint goes on in the next line, indented."""
+    return "".join(output.get("text", "") for output in cell.outputs).replace("\n  ", " ").splitlines()
+
+
 def verdicts(cell) -> list[str]:
     """What the checks of a cell said."""
-    lines = "".join(output.get("text", "") for output in cell.outputs).splitlines()
-    return [line for line in lines if line.startswith(("✓", "✗"))]
+    return [line for line in printed(cell) if line.startswith(("✓", "✗"))]
 
 
 @main
@@ -270,7 +274,7 @@ def test_exercises_are_stored_unsolved(path):
     cells = [cell for cell in code_cells(read(path)) if CHECK.search(cell.source)]
     assert len(cells) >= 4
     for cell in cells:
-        lines = "".join(output.text for output in cell.outputs).splitlines()
+        lines = printed(cell)
         assert lines == verdicts(cell) and len(lines) == len(CHECK.findall(cell.source))
         assert all(line.startswith("✗ 0 of ") for line in lines), lines
     assert markdown(read(path)).count(f"(solutions/{path.name})") >= 4
