@@ -42,11 +42,6 @@ def rows() -> list[str]:
         if classes == "1000":
             lines.append(row("soft rank, 1000 classes, MiB", outcome["ours"]["peak_mib"], 2048, "soft_rank"))
     for batch, losses in (record("relations") or {}).items():
-        for name, outcome in losses.items():
-            for peer in ("plain", "usual"):
-                if f"times_{peer}" in outcome["ours"]:
-                    what = f"{name}, batch {batch}, over the {peer} form"
-                    lines.append(row(what, outcome["ours"][f"times_{peer}"], 1.0, "relations"))
         if "rkd_angle" in losses:
             cube = int(batch) ** 3 * 4 / 2**20  # one tensor of B^3 float32 numbers
             what = f"RKD angles, batch {batch}, peak over one B³ tensor ({cube:,.0f} MiB)"
@@ -55,7 +50,64 @@ def rows() -> list[str]:
         for name, exponents in nystrom["scaling"]["exponents"].items():
             lines.append(row(f"{name}: exponent of time", exponents["time"], 1.1, "nystrom"))
             lines.append(row(f"{name}: exponent of memory", round(exponents["memory"], 2), 1.0, "nystrom"))
-        lines += ["", *landmark_tables(nystrom["landmarks"])]
+    return lines
+
+
+def relation_table(relations: dict) -> list[str]:
+    """Time and memory of every relation; a ratio above 1 is a target missed."""
+    lines = [
+        "Relations, forward and backward (`python benchmarks/relations.py`); the target is a ratio of at most 1:",
+        "",
+        "| loss | batch | ours, ms | over plain | over usual | peak MiB: ours | plain | usual |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for batch, losses in relations.items():
+        for name, outcome in losses.items():
+            ours = outcome["ours"]
+            cells = [name, batch, f"{ours['milliseconds']:.2f}" if "milliseconds" in ours else ""]
+            for peer in ("plain", "usual"):
+                ratio = ours.get(f"times_{peer}")
+                cells.append("" if ratio is None else f"{ratio:.2f}" if ratio <= 1 else f"**{ratio:.2f}**")
+            cells += [
+                f"{outcome[who]['peak_mib']:,.1f}" if who in outcome else "" for who in ("ours", "plain", "usual")
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def pooling_table(soft_rank: dict) -> list[str]:
+    """The ways that were tried to find which entries of a soft rank are pooled."""
+    counts = [classes for classes, outcome in soft_rank.items() if "pooling_alone" in outcome]
+    times = {classes: soft_rank[classes]["pooling_alone"]["milliseconds"] for classes in counts}
+    rows = [f"{soft_rank[classes]['pooling_alone']['rows']} rows" for classes in counts]
+    headings = [f"{classes} classes, {of}" for classes, of in zip(counts, rows, strict=True)]
+    lines = [
+        "Ways to find the blocks of a soft rank, milliseconds forward (`python benchmarks/soft_rank.py`):",
+        "",
+        f"| way | {' | '.join(headings)} |",
+        "|---" * (len(counts) + 1) + "|",
+    ]
+    for way in dict.fromkeys(way for of in times.values() for way in of):
+        cells = [f"{times[classes][way]:,.2f}" if way in times[classes] else "" for classes in counts]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return lines
+
+
+def scaling_table(scaling: dict) -> list[str]:
+    """Milliseconds and MiB against the number of examples."""
+    found = {(one["what"], one["examples"]): one for one in scaling["rows"]}
+    whats, counts = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    lines = [
+        "From 10³ to 10⁶ examples, time and peak memory (`python benchmarks/nystrom.py`). The full matrix fills all "
+        f"free memory at {scaling['full_matrix_stops_at']:,} examples:",
+        "",
+        f"| examples | {' | '.join(whats)} |",
+        "|---" * (len(whats) + 1) + "|",
+    ]
+    for count in counts:
+        cells = [found.get((what, count)) for what in whats]
+        said = [f"{one['milliseconds']:,.1f} ms, {one['peak_mib']:,.1f} MiB" if one else "" for one in cells]
+        lines.append(f"| {count:,} | {' | '.join(said)} |")
     return lines
 
 
@@ -77,7 +129,15 @@ def main():
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[-1]
-    README.write_text(f"{before}{START}\n\n" + "\n".join(rows()) + f"\n\n{END}{after}", encoding="utf-8")
+    tables = [rows()]
+    if soft_rank := record("soft_rank"):
+        tables.append(pooling_table(soft_rank))
+    if relations := record("relations"):
+        tables.append(relation_table(relations))
+    if nystrom := record("nystrom"):
+        tables += [scaling_table(nystrom["scaling"]), landmark_tables(nystrom["landmarks"])]
+    figures = "\n\n".join("\n".join(table) for table in tables)
+    README.write_text(f"{before}{START}\n\n{figures}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

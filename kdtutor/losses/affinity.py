@@ -281,8 +281,8 @@ def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor
 
         L_RKD-A = mean over (i, j, k) of smooth_l1(<e_ij, e_ik>_s, <e_ij, e_ik>_t)
 
-    The B^3 cosines are made for a few anchors i at a time, and made again in the backward pass, so that
-    memory does not grow with B^3. Published weight 50, beside 25 for the distances.
+    In a large batch the B^3 cosines are made for a few anchors i at a time, and made again in the backward
+    pass, so that memory does not grow with B^3. Published weight 50, beside 25 for the distances.
 
     Args:
         student_features: (B, ...), flattened; teacher_features: (B, ...), flattened and detached.
@@ -290,13 +290,12 @@ def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor
     student_features, teacher_features = check_features(student_features, teacher_features)
     B, D = len(student_features), max(student_features.shape[1], teacher_features.shape[1])
     anchors_at_once = max(1, ANGLES_AT_ONCE // (B * (B + D)))
+    made_again = partial(checkpoint, _angle_sum, use_reentrant=False, preserve_rng_state=False)
+    angle_sum = made_again if anchors_at_once < B else _angle_sum
     total = student_features.new_zeros(())
     with full_precision(student_features):
         for first in range(0, B, anchors_at_once):
-            anchors = slice(first, first + anchors_at_once)
-            total = total + checkpoint(
-                _angle_sum, student_features, teacher_features, anchors, use_reentrant=False, preserve_rng_state=False
-            )
+            total = total + angle_sum(student_features, teacher_features, slice(first, first + anchors_at_once))
     return total / B**3
 
 
