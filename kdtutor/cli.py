@@ -33,8 +33,11 @@ def teacher(
         names: which ones.
         folder: where to write.
     """
-    from .teachers import train_teacher
+    from .losses._checks import check_choice
+    from .teachers import TEACHERS, train_teacher
 
+    for name in names:
+        check_choice("names", name, TEACHERS)
     for name in names:
         entry = train_teacher(name, folder)
         top1 = 100 * entry["test"]["top1"]
@@ -68,6 +71,8 @@ def study(names: Annotated[tuple[str, ...], tyro.conf.Positional], folder: Path 
     from .losses._checks import check_choice
     from .studies import STUDIES, run
 
+    if not names:
+        raise ValueError(f"names is empty, wanted at least one of {', '.join(STUDIES)}")
     for name in names:
         check_choice("names", name, STUDIES)
     for name in names:
@@ -85,6 +90,8 @@ def report(folder: Path = Path("results/studies")) -> None:
     from .studies import STUDIES
     from .studies.report import write
 
+    if not folder.is_dir():
+        raise ValueError(f"folder is {str(folder)!r}, which is no folder; kdtutor study makes one with records")
     missing = write(folder, STUDIES)
     print(f"{(folder.parent / 'README.md').resolve()}; not complete yet: {', '.join(missing) or 'none'}")
 
@@ -167,7 +174,7 @@ def main() -> None:
         sys.exit(app.cli(prog="kdtutor", description="Knowledge distillation, taught and measured."))
     except KeyboardInterrupt:
         sys.exit("kdtutor: stopped; the same command goes on from the last whole epoch")
-    except (TypeError, ValueError, ArithmeticError, MemoryError, OSError) as error:
+    except (TypeError, ValueError, ArithmeticError, MemoryError, OSError, RuntimeError) as error:
         sys.exit(f"kdtutor: {error}")
     finally:
         distributed.stop()

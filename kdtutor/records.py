@@ -4,10 +4,14 @@ Each file is written whole under another name and then renamed, so that a run ki
 leaves either the old file or the new one. Nothing here can run code when it is read.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -22,7 +26,11 @@ class RecordError(ValueError):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment there is the old one or the new one, whole."""
+    """Write a file so that at every moment there is the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written, for instance to a full disk; names the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
@@ -30,8 +38,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename2 is None:  # a full disk names no file
+            error.filename = str(path)
         raise
 
 
@@ -45,16 +56,82 @@ def write_json(path: Path, value) -> None:
     write_atomically(path, (json.dumps(value, indent=2, default=_name) + "\n").encode())
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> dict:
     """What write_json wrote.
 
     Raises:
-        RecordError: a file that is missing or not JSON, by name.
+        RecordError: a file that is missing or holds no JSON object, by name.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no names and values")
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read: {error}; remove it, or choose another folder") from error
+    return content
+
+
+def to_csv(rows: list[dict[str, str]]) -> bytes:
+    """Rows of text as a table; where a row lacks a column it is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), "", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows that to_csv wrote.
+
+    The file has no checksum, so that it stays a plain table. Two damages are therefore not seen: a digit or letter
+    that became another one, and whole rows that are missing at its end.
+
+    Raises:
+        RecordError: a file that to_csv did not write as it is now, or with numbers and words in one column, by name.
+    """
+    advice = "restore it, or remove it to start over"
+    try:
+        content = path.read_bytes()
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise RecordError(f"{path} cannot be read: {error}; {advice}") from error
+    if not rows:
+        raise RecordError(f"{path} has no row; {advice}")
+    lines = enumerate(zip_longest(to_csv(rows).split(b"\n"), content.split(b"\n")), 1)
+    for number, (written, found) in lines:
+        if written != found:
+            raise RecordError(f"{path} is not the table that was written, from line {number} on; {advice}")
+    for name in rows[0]:
+        values = [row[name] for row in rows if row[name]]
+        words = [value for value in values if not _is_number(value)]
+        if not name.isidentifier() or not "".join(values).isprintable():
+            raise RecordError(f"{path} has a column {name!r} that kdtutor would not write; {advice}")
+        if 0 < len(words) < len(values):
+            raise RecordError(f"{path} has {words[0]!r} among the numbers of column {name}; {advice}")
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    """Whether Python writes a number like this."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(kind(text)) == text:
+                return True
+    return False
+
+
+def runs(folder: str | Path) -> "pandas.DataFrame":  # noqa: F821 (imported where it is used)
+    """A row for each finished run in a folder, or in folders within it: where it lies, and its summary.
+
+    Raises:
+        RecordError: there is no such folder, or a summary is damaged, by name.
+    """
+    import pandas as pd
+
+    if not Path(folder).is_dir():
+        raise RecordError(f"folder is {str(folder)!r}, which is no folder; wanted one that holds runs")
+    finished = sorted(Path(folder).rglob("summary.json"))
+    return pd.DataFrame([{"run": file.parent.relative_to(folder).as_posix(), **read_json(file)} for file in finished])
 
 
 class RunFolder:
@@ -140,7 +217,8 @@ class RunFolder:
         return path
 
     def finish(self, summary: dict) -> None:
-        if distributed.is_first():
+        """Write the summary of a run that has none yet, and let others open the folder."""
+        if distributed.is_first() and not (self.path / "summary.json").exists():
             write_json(self.path / "summary.json", summary)
             self.release()
             (self.path / ".lock").unlink(missing_ok=True)  # a finished run is anybody's to read

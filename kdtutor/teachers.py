@@ -100,8 +100,8 @@ def manifest() -> dict[str, dict]:
     """
     path = data.shipped("teachers/manifest.json")
     entries = read_json(path)
-    whole = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
-    if not whole or not entries or any(_NEEDED - set(entry) for entry in entries.values()):
+    whole = all(isinstance(e, dict) and all(isinstance(e.get(n), str) for n in _NEEDED) for e in entries.values())
+    if not entries or not whole:
         raise TeacherError(f"{path} does not describe teachers; restore it, or run kdtutor teacher")
     return entries
 
@@ -166,7 +166,7 @@ def _entry(name: str) -> dict:
 
 def _verified(file: str, sha256: str) -> bytes:
     path = data.shipped(f"teachers/{file}")
-    content = path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise TeacherError(f"{path} is not the file its manifest describes; restore it, or run kdtutor teacher")
     return content

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from kdtutor import cli
 from kdtutor.methods import METHODS
@@ -71,6 +72,64 @@ def test_an_error_is_no_traceback_and_no_success(tmp_path, cache):
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("kdtutor: method is 'kdd', which is not known; did you mean 'kd'")
+
+
+BAD_COMMANDS = [
+    "", "comparr", "compare extra", "compare --epochs many", "compare --epochs 0", "compare --epochs 1.5",
+    "compare --batch-size 1", "compare --lr 0", "compare --lr nan", "compare --lr fast", "compare --views 0",
+    "compare --precision fp8", "compare --device gpu7", "compare --seeds 0", "compare --subset 0",
+    "compare --subset 70000", "compare --subset -5", "compare --at-once 0", "compare --methods",
+    "compare --methods kd kd", "compare --methods kd(", "compare --methods kd(temprature=2)",
+    "compare --methods kd+nothing", "compare --methods __import__('os')",
+    "compare --student cnn", "compare --teacher nobody", "compare --momentum 2", "compare --schedule never",
+    "compare --folder a-file", "compare --folder a-file/below", "compare --data nowhere", "compare --data cifar10",
+    "compare --data cifar10 --teacher cnn4k --root nowhere", "compare --data a-file --teacher cnn4k",
+    "compare --data empty --teacher cnn4k", "compare --data no-images --teacher cnn4k",
+    "compare --data one-class --teacher cnn4k", "compare --data fashion-mnist --root empty", "teacher nobody",
+    "teacher base nobody", "reproduce", "reproduce cifar10", "reproduce cifar100 --pair a:b",
+    "reproduce cifar100 --pair resnet32x4", "reproduce cifar100 --root nowhere", "study", "study nothing",
+    "study mixup --folder a-file", "report --folder a-file", "report --folder nowhere", "audit", "audit nowhere:loss",
+    "audit json", "audit json:nothing", "audit kdtutor.losses:kd_loss --kind nothing",
+    "audit kdtutor.losses:kd_loss --temperature x", "lab --folder a-file", "lab --port x", "progress 99",
+    "progress one", "progress 00 01", "host not-a-repository", "host a/b/c", "host a/b --folder nowhere",
+    "doctor --loud",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", BAD_COMMANDS)
+def test_no_command_ends_in_a_traceback(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a-file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for folder in ("no-images/train/a", "no-images/test/a", "one-class/train/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.png").write_text("not an image")
+    before = sorted(tmp_path.rglob("*"))
+    for module in ("compare", "teachers"):
+        monkeypatch.setattr(f"kdtutor.{module}.distill", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kdtutor", *command.split()])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr()
+    if isinstance(stopped.value.code, str):
+        assert re.fullmatch(r"kdtutor: .{15,}", stopped.value.code), stopped.value.code
+    else:  # what tyro refuses, and what the audit finds
+        assert stopped.value.code in (1, 2) and len(said.out + said.err) > 30
+    assert "Traceback" not in said.out + said.err
+    assert (tmp_path / "a-file").read_text() == "x" and set(before) <= set(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory"), OSError(28, "No space")]
+)
+def test_what_only_happens_while_it_runs_is_one_line(monkeypatch, error):
+    def failing(*args, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "run_comparison", failing)
+    monkeypatch.setattr(sys, "argv", ["kdtutor", "compare"])
+    with pytest.raises(SystemExit, match=re.escape(f"kdtutor: {error}")):
+        cli.main()
 
 
 def test_ctrl_c_is_one_line(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdtutor import finite, methods
+from kdtutor import finite, methods, train
 from kdtutor.finite import FiniteWatch, NonFiniteError, first_bad_layer
 from kdtutor.models import count_parameters
 from kdtutor.settings import stream
@@ -136,6 +136,35 @@ def test_the_published_interval_is_25():
     from kdtutor.train import WATCH_EVERY
 
     assert 2 * WATCH_EVERY <= 50
+
+
+@pytest.mark.parametrize("bad", [7, 130])
+def test_a_long_epoch_stops_soon_and_tells_all(bad, toy, student, same, settings, tmp_path, monkeypatch):
+    """200 steps an epoch, a NaN in one of them; nothing but the batch is made for the test."""
+    images = toy.take(torch.arange(800) % len(toy))
+    poisoned = torch.randperm(len(images), generator=stream(0, "order", 0))[4 * bad : 4 * bad + 4]
+    steps, make = [], train.make_batch
+
+    def count(train_images, order, step, epoch, of_run):
+        batch = make(train_images, order, step, epoch, of_run)
+        if poisoned.tolist() == batch.index.tolist():
+            batch.images[0, 0, 0, 0] = float("nan")
+        steps.append(step)
+        if stop_before == step:
+            raise KeyboardInterrupt
+        return batch
+
+    monkeypatch.setattr(train, "make_batch", count)
+    long = dataclasses.replace(settings, epochs=2, batch_size=4, seed=0)
+    network, stopped, stop_before = student(), student(), None
+    with pytest.raises(NonFiniteError, match=rf"epoch 1, step {bad + 1}: not a finite number in the term ce") as caught:
+        distill(network, images, "ce", None, long, folder=tmp_path, progress=False)
+    assert bad < len(set(steps)) <= bad + 50
+    assert "first in the output of layer features.0" in str(caught.value)
+    assert torch.equal(load_file(tmp_path / "bad-batch.safetensors")["index"], poisoned)
+    stop_before = bad
+    distill(stopped, images, "ce", None, long, progress=False)
+    assert same(network, stopped) == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """A record is the old one or the new one, never half of either, and what is damaged is refused by name."""
 
+import gzip
 import json
 import math
 import os
 import pickle
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from kdtutor import records
-from kdtutor.records import RecordError, RunFolder, read_json, write_atomically, write_json
+from kdtutor.records import RecordError, RunFolder, read_csv, read_json, to_csv, write_atomically, write_json
 
 
 class Killed(BaseException):
@@ -119,7 +122,7 @@ def test_a_checkpoint_without_its_epochs_is_refused(tmp_path, metadata):
         folder.load()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2", b"[1]", b"null", b"7", b"[" * 9000])
 def test_json_that_is_damaged_is_refused_by_name(tmp_path, content):
     path = tmp_path / "settings.json"
     path.write_bytes(content)
@@ -144,6 +147,67 @@ def test_json_names_what_it_cannot_hold(tmp_path):
     write_json(tmp_path / "x.json", {"weight": kill, "path": tmp_path, "text": "ü"})
     read = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert read == {"weight": "kill", "path": str(tmp_path), "text": "ü"}
+
+
+# --- Tables ---
+
+ROWS = [{"method": "kd", "seed": "0", "top1": "0.8502", "nll": "5.1e-05"}, {"method": "sp, 3", "seed": "1", "new": "1"}]
+TABLE = b'method,seed,top1,nll,new\nkd,0,0.8502,5.1e-05,\n"sp, 3",1,,,1\n'
+
+
+def test_a_table_is_what_pandas_reads(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(to_csv(ROWS))
+    assert path.read_bytes() == TABLE
+    assert read_csv(path) == [{"nll": "", "top1": "", "new": "", **row} for row in ROWS]
+    assert pd.read_csv(path)["top1"][0] == 0.8502
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "has no row"),
+        (b"\n", "has no row"),
+        (TABLE[:25], "has no row"),
+        (TABLE[:-1], "is not the table that was written, from line 4 on"),
+        (TABLE[:-3], "is not the table that was written, from line 3 on"),
+        (TABLE[:33], "is not the table that was written, from line 2 on"),
+        (TABLE + b"kd,2,0.5,7,1,1\n", "is not the table that was written, from line 1 on"),
+        (TABLE + b"kd,2\n", "is not the table"),
+        (TABLE.replace(b"\n", b"\r\n"), "is not the table"),
+        (TABLE.replace(b"seed", b"method"), "is not the table"),
+        (TABLE.replace(b'"', b""), "is not the table"),
+        (TABLE.replace(b"0.8502", b"0.8\x00502"), "t.csv"),
+        (TABLE.replace(b"0.8502", b"0.8\xb502"), "cannot be read"),
+        (TABLE.replace(b"kd", b"k\x04"), "has a column 'method' that kdtutor would not write"),
+        (TABLE.replace(b"seed", b"se d"), "has a column 'se d'"),
+        (b"\xef\xbb\xbf" + TABLE, "has a column"),
+        (TABLE + b"rkd,2,0x85,1.0,\n", "has '0x85' among the numbers of column top1"),
+        (TABLE + b"rkd,2,0.85_1,1.0,\n", "has '0.85_1' among the numbers of column top1"),
+        (b"{}", "t.csv"),
+        (b"PK\x03\x04" + bytes(30), "t.csv"),
+        (gzip.compress(TABLE), "cannot be read"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_name(tmp_path, content, said):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"t\.csv .*; restore it, or remove it to start over") as caught:
+        read_csv(path)
+    assert said in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_table_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(RecordError, match=r"t\.csv cannot be read"):
+        read_csv(tmp_path / "t.csv")
+
+
+def test_every_record_of_ours_is_whole():
+    paths = sorted((Path(__file__).parents[1] / "results" / "studies").glob("*/students.csv"))
+    assert len(paths) >= 10
+    for path in paths:
+        assert len(read_csv(path)) == len(pd.read_csv(path)) > 0
 
 
 def test_the_environment_is_told():

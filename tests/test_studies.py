@@ -78,9 +78,18 @@ def test_a_damaged_record_is_refused_and_kept(tmp_path, damage):
     path = tmp_path / "small" / "students.csv"
     path.write_text(path.read_text() + damage)
     before = path.read_bytes()
-    with pytest.raises(RecordError, match=r"students\.csv has a row that does not fit its header"):
+    with pytest.raises(RecordError, match=r"students\.csv is not the table that was written"):
         studies.run(study(lambda trial: {"top1": 0.5}), tmp_path, progress=False)
     assert path.read_bytes() == before
+
+
+def test_a_table_of_another_study_is_refused_and_kept(tmp_path):
+    path = tmp_path / "small" / "students.csv"
+    path.parent.mkdir()
+    path.write_text("planet,moons\nEarth,1\n")
+    with pytest.raises(RecordError, match=r"small/students\.csv has no column .* it is no record of this study"):
+        studies.run(study(lambda trial: {"top1": 0.5}), tmp_path, progress=False)
+    assert path.read_text() == "planet,moons\nEarth,1\n"
 
 
 def test_a_record_that_is_not_there_says_how_to_make_it(tmp_path):

@@ -84,7 +84,7 @@ def copied(tmp_path, monkeypatch):
     return tmp_path / "teachers"
 
 
-@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "other"])
+@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "other", "missing"])
 @pytest.mark.parametrize(
     ("file", "read"), [("base.safetensors", load_teacher), ("base-logits.safetensors", shipped_logits)]
 )
@@ -94,7 +94,8 @@ def test_a_tampered_file_is_refused_by_name(copied, file, read, damage):
     path = copied / file
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
-    path.write_bytes({"bit": bytes(content), "truncated": content[:-1], "empty": b"", "other": b"PK\x03\x04"}[damage])
+    damaged = {"bit": bytes(content), "truncated": content[:-1], "empty": b"", "other": b"PK\x03\x04"}
+    path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
     with pytest.raises(TeacherError, match=rf"{file} is not the file its manifest describes"):
         read("base")
 
@@ -106,6 +107,7 @@ def test_an_unknown_teacher_is_answered_with_the_known_ones():
 
 def test_a_teacher_is_trained_recorded_and_gone_on_with(tmp_path, monkeypatch, toy, toy_test):
     """The whole of `kdtutor teacher` on little data: interrupted once, then finished, then loaded from its manifest."""
+    monkeypatch.chdir(tmp_path)  # the run's own record goes into runs/
     splits = data.Splits(toy, toy_test, "toy")
     settings = teachers.Settings(epochs=2, batch_size=16, lr=0.05, device="cpu", views=None, crop_padding=1)
     monkeypatch.setattr(teachers.data, "load", lambda name: splits)

@@ -4,7 +4,6 @@ Each student is a pure function of its trial, so a study that was stopped goes o
 row is not trained again. A student whose loss becomes infinite has a row too, without accuracies.
 """
 
-import csv
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data import shipped
 from ..finite import NonFiniteError
-from ..records import RecordError, environment, write_atomically, write_json
+from ..records import RecordError, environment, read_csv, to_csv, write_atomically, write_json
 
 Row = dict[str, str | int | float]
 
@@ -61,7 +60,7 @@ def run(study: Study, folder: Path = Path("results/studies"), progress: bool = T
             except NonFiniteError:
                 measured = {"diverged": 1}
             rows.append({**_text(trial), **_text(measured)})
-            write_atomically(folder / "students.csv", _csv(rows))
+            write_atomically(folder / "students.csv", to_csv(rows))
     return _frame(rows)
 
 
@@ -84,9 +83,15 @@ def read(name: str, folder: Path | None = None) -> "pandas.DataFrame":  # noqa: 
 
 
 def _waiting(study: Study, rows: list[dict[str, str]]) -> list[Row]:
-    trials = list(study.trials(_frame(rows)))
-    keys = list(trials[0])
-    done = {tuple(row[key] for key in keys) for row in rows}
+    try:
+        trials = list(study.trials(_frame(rows)))
+        keys = list(trials[0])
+        done = {tuple(row[key] for key in keys) for row in rows}
+    except KeyError as missing:
+        raise RecordError(
+            f"{study.name}/students.csv has no column {missing}: it is no record of this study; restore it, or remove "
+            "it to start over"
+        ) from missing
     return [trial for trial in trials if tuple(_text(trial).values()) not in done]
 
 
@@ -100,25 +105,10 @@ def _short(value):
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if any(None in row or None in row.values() for row in rows):
-        raise RecordError(f"{path} has a row that does not fit its header; restore it, or remove it to start over")
-    return rows
-
-
-def _csv(rows: list[dict[str, str]]) -> bytes:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return read_csv(path) if path.exists() else []
 
 
 def _frame(rows: list[dict[str, str]]) -> "pandas.DataFrame":  # noqa: F821
     import pandas as pd
 
-    return pd.read_csv(io.BytesIO(_csv(rows)), keep_default_na=False, na_values=[""]) if rows else pd.DataFrame()
+    return pd.read_csv(io.BytesIO(to_csv(rows)), keep_default_na=False, na_values=[""]) if rows else pd.DataFrame()
