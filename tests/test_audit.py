@@ -111,6 +111,37 @@ def test_every_cell_passes_as_itself(dtype):
         assert report.ok and not report.notes, f"{cell}\n{report}"
 
 
+def test_options_of_a_cell_reach_the_loss():
+    cell = {"affinity": "cosine", "normalization": "row_softmax", "discrepancy": "kl"}
+    assert not audit(losses.affinity_loss, kind="similarity", **cell, tau=0.1).codes
+
+    def with_tau(student, teacher, tau=1.0):
+        return losses.affinity_loss(student, teacher, **cell, tau=tau)
+
+    class WithTau(nn.Module):
+        def __init__(self, tau=0.1):
+            super().__init__()
+            self.tau = tau
+
+        def forward(self, f_s, f_t):
+            return with_tau(f_s, f_t, self.tau)
+
+    for loss in (with_tau, WithTau):
+        assert not audit(loss, kind="similarity", **cell, tau=0.3).codes
+    assert not audit(with_tau, kind="similarity", **cell).codes  # of features tau is no temperature
+    assert codes(audit(WithTau(0.1), kind="similarity", **cell, tau=0.3)) == {"unknown_loss"}
+
+
+@pytest.mark.parametrize("cell", valid_cells()[::6], ids=lambda cell: ", ".join(cell.values()))
+def test_auto_calls_no_cell_a_mistake_and_names_it(cell):
+    report = audit(lambda student, teacher: losses.affinity_loss(student, teacher, **cell))
+    assert report.ok, str(report)
+    twins = {"row_minmax", "row_zscore", "smooth_l1"}  # cells that are another's multiple
+    if not twins & set(cell.values()):
+        assert f"({', '.join(cell.values())})" in report.identity
+        assert (report.kind, report.codes) in (("similarity", {"other_cell"}), ("sp", set())), str(report)
+
+
 # --- No false alarms: right losses written another way ---
 
 
@@ -200,6 +231,32 @@ def test_bundled_cross_entropy_is_subtracted_and_said():
     report = audit(kd_with_cross_entropy, kind="kd")
     note = {note.code: note.measured for note in report.notes}
     assert "0.1" in note["with_cross_entropy"] and "0.9" in note["weighted"]
+
+
+BUNDLED = {
+    "labels smoothed": (
+        lambda s, labels, T: F.cross_entropy(s, labels, label_smoothing=0.1),
+        {"with_cross_entropy": 0.45, "with_smoothed_labels": 0.05},
+    ),
+    "softened": (lambda s, labels, T: F.cross_entropy(s / T, labels), {"with_softened_cross_entropy": 0.5}),
+}
+
+
+@pytest.mark.parametrize("form", BUNDLED)
+def test_other_cross_entropies_are_subtracted_too(form):
+    cross_entropy, weights = BUNDLED[form]
+
+    def bundled(student, teacher, labels, T):
+        return 0.5 * kd_sum_then_mean(student, teacher, T) + 0.5 * cross_entropy(student, labels, T)
+
+    def averaged(student, teacher, labels, T):
+        return kd_mean(student, teacher, T) + cross_entropy(student, labels, T)
+
+    report = audit(bundled, kind="kd")
+    said = {note.code: note.measured for note in report.notes if note.code.startswith("with_")}
+    assert report.ok and set(said) == set(weights), str(report)
+    assert all(f"times {weight:g}" in said[code] for code, weight in weights.items())
+    assert codes(audit(averaged, kind="kd")) == {"mean_over_classes"}
 
 
 def test_a_temperature_inside_the_sum_is_seen_through():
@@ -418,6 +475,31 @@ def test_a_temperature_that_cannot_be_changed_is_still_read():
     assert codes(audit(KD(2.0), kind="kd", temperature=4.0)) == {"temperature_fixed_at_2"}
 
 
+OWN_TEMPERATURE = {
+    "mse_of_softmaxes": lambda s, t, T: F.mse_loss(p(s, T), p(t, T)),
+    "reverse_kl": lambda s, t, T: kd_reversed(s, t, T),
+    "student_softmax_twice": lambda s, t, T: F.kl_div(log_p(p(s, T)), p(t, T), reduction="batchmean"),
+    "student_log_missing": lambda s, t, T: kd_log_missing(s, t, T),
+    "softmax_over_batch": lambda s, t, T: kd_over_batch(s, t, T),
+}
+
+
+@pytest.mark.parametrize("T", [1.0, 3.0])
+@pytest.mark.parametrize("expected", OWN_TEMPERATURE)
+def test_mistakes_at_a_temperature_of_the_losss_own(expected, T):
+    wrong = OWN_TEMPERATURE[expected]
+    for kind in ("kd", "auto"):
+        assert codes(audit(lambda student, teacher: wrong(student, teacher, T), kind=kind)) == {expected}
+    # A temperature that is asked for, and not used, does not hide it.
+    assert codes(audit(lambda student, teacher, temperature: wrong(student, teacher, T), kind="kd")) == {expected}
+    assert codes(audit(lambda student, teacher: wrong(student, teacher, T), kind="kd", temperature=4.0)) == {expected}
+
+
+def test_soft_spearman_of_softmax_answers_at_temperature_1():
+    wrong = soft_spearman(lambda z: losses.soft_rank(p(z), 0.1))
+    assert codes(audit(wrong, kind="spearman")) == {"ranks_of_probabilities"}
+
+
 def test_dropout_inside_is_not_deterministic():
     report = audit(lambda student, teacher: kd_at_four(F.dropout(student, 0.2), teacher), kind="kd")
     assert "not_deterministic" in codes(report)
@@ -427,6 +509,25 @@ def test_finding_says_how_much_it_changes_the_gradient():
     finding = audit(kd_mean, kind="kd").findings[0]
     assert "10 ** -1 = 0.1" in finding.measured and "batchmean" in finding.fix
     assert finding.expected and finding.cause and finding.effect
+
+
+IDENTITIES = [
+    (kd_mean, "kd", "this is KD, equation (1.2), divided by C = 10: reduction='mean' instead of 'batchmean'"),
+    (kd_mean, "auto", "this is KD, equation (1.2), divided by C = 10: reduction='mean' instead of 'batchmean'"),
+    (kd_without_t_squared, "kd", "this is KD, equation (1.2), divided by T ** 2 = 16"),
+    (kd_summed, "kd", "this is KD, equation (1.2), times B = 8"),
+    (kd_over_64, "kd", "this is KD, equation (1.2), summed over the batch and divided by 64"),
+    (kd_minus, "kd", "this is KD, equation (1.2), with its sign turned round"),
+    (kd_with_cross_entropy, "auto", "this is KD, equation (1.2), times 0.9, plus cross-entropy with the labels"),
+    (kd_in_place, "kd", "this is KD, equation (1.2), but see below"),
+    (kd_over_batch, "auto", "this is KD with the softmax over the batch"),
+    (kd_over_batch, "kd", "this is KD with the softmax over the batch, not KD, equation (1.2)"),
+]
+
+
+@pytest.mark.parametrize(("loss", "kind", "said"), IDENTITIES)
+def test_one_sentence_says_which_loss_it_is_up_to_which_factor(loss, kind, said):
+    assert audit(loss, kind=kind).identity == said
 
 
 # --- No misses: mistakes in relations ---
@@ -493,6 +594,7 @@ def test_mistakes_in_relations_are_named(kind, loss, expected):
 def test_auto_says_sp_with_l1_rows():
     report = audit(sp_with(lambda G: F.normalize(G, 1)))
     assert report.kind == "sp" and codes(report) == {"rows_l1"}
+    assert report.identity.startswith("this is SP with L1 rows")
     assert "p = 1" in report.findings[0].cause
 
 
@@ -529,6 +631,8 @@ WRONG_CORRELATIONS = [
     ("cmkd", cmkd(dynamic=False), {"weights_static"}),
     ("cmkd", cmkd(difficulty_temperature=1.0), {"difficulty_at_temperature_1"}),
     ("dist", lambda s, t, T: losses.dist_loss(s, t, T, 1.0, 0.0), {"part_missing"}),
+    ("dist", lambda s, t, T: T**2 * (1 - losses.pearson_correlation(p(s, T), p(t, T)).mean()), {"part_missing"}),
+    ("dist", lambda s, t, T: T**2 * (1 - losses.pearson_correlation(p(s, T), p(t, T), 0).mean()), {"part_missing"}),
     ("dist", lambda s, t, T: losses.dist_loss(s, t, T) / T**2, {"t_squared_missing"}),
     ("dist", lambda s, t: 2 - rho(s, t).mean() - rho(s.T, t.T).mean(), {"logits_for_probabilities"}),
 ]
@@ -716,6 +820,11 @@ def test_adapters():
     assert codes(audit(wants_probabilities, kind="kd", arguments=mapping)) == {"t_squared_missing"}
     assert codes(audit(nn.KLDivLoss(reduction="batchmean"), kind="kd", arguments=roles)) == {"t_squared_missing"}
 
+    assert audit(nn.KLDivLoss(reduction="batchmean"), kind="kd", temperature=1.0, arguments=roles).ok
+    sixteen_times = lambda input, target: 16 * wants_probabilities(input, target)  # noqa: E731
+    assert audit(sixteen_times, kind="kd", temperature=4.0, arguments=roles).ok
+    assert codes(audit(wants_probabilities, kind="kd", temperature=4.0, arguments=roles)) == {"t_squared_missing"}
+
     def with_dictionaries(student_out, teacher_out, options):
         kd = kd_sum_then_mean(student_out["logits"], teacher_out["logits"], options["T"])
         return {"kd": 0.9 * kd, "ce": 0.1 * F.cross_entropy(student_out["logits"], options["y"])}
@@ -773,6 +882,36 @@ def test_run_prints_and_returns_the_exit_status(capsys):
     assert "mse_of_logits" in capsys.readouterr().out
     assert run("kdtutor.losses:nothing") == 2
     assert "no 'nothing'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError: division by zero")]
+)
+def test_a_module_that_cannot_be_imported_is_no_finding(tmp_path, monkeypatch, capsys, text, said):
+    name = f"broken_{said[:4].lower()}"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run(f"{name}:loss") == 2
+    printed = capsys.readouterr().out
+    assert f"module '{name}' cannot be imported: {said}" in printed
+
+
+def test_one_thread_while_it_looks_and_as_many_as_before_when_it_is_done():
+    before, seen = torch.get_num_threads(), set()
+
+    def loss(student, teacher):
+        seen.add(torch.get_num_threads())
+        return kd_at_four(student, teacher)
+
+    try:
+        torch.set_num_threads(2)
+        audit(loss, kind="kd")
+        assert seen == {1} and torch.get_num_threads() == 2
+        with pytest.raises(AuditError):
+            audit(lambda student, teacher: student @ teacher, kind="kd")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_audit_leaves_torch_as_it_was():

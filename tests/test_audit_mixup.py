@@ -83,6 +83,12 @@ def test_alpha_that_is_not_used_is_found():
     assert codes(audit(with_alpha_one, kind="mixup", alpha=0.2)) == {"lam_distribution"}
 
 
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_a_fixed_permutation_is_seen_at_any_alpha(alpha):
+    random.seed(0)
+    assert codes(audit(mix, kind="mixup", alpha=alpha, fixed=True)) == {"fixed_permutation"}
+
+
 def test_images_that_are_never_mixed():
     report = audit(lambda images, labels: (images.clone(), labels, labels, 1.0), kind="mixup")
     assert codes(report) == {"never_mixed"}
@@ -111,12 +117,17 @@ def step(student, teacher, images, labels, mistake=None):
         asked = losses.mixup(images, labels).images
     elif mistake == "lam swapped":
         asked = (1 - mixed.lam) * images + mixed.lam * images[mixed.permutation]
-    elif mistake == "clean":
+    elif mistake == "clean" or (mistake or "").startswith("interpolated"):
         asked = images
     teacher_logits = teacher(asked)
+    if mistake == "answers shuffled":
+        teacher_logits = teacher_logits[torch.randperm(len(images))]
+    if (mistake or "").startswith("interpolated"):
+        partner = torch.randperm(len(images)) if mistake == "interpolated elsewhere" else mixed.permutation
+        teacher_logits = mixed.lam * teacher_logits + (1 - mixed.lam) * teacher_logits[partner]
     if mistake != "gradient":
         teacher_logits = teacher_logits.detach()
-    student_logits = student(mixed.images)
+    student_logits = student(images if mistake == "student clean" else mixed.images)
     if mistake == "student detached":
         student_logits = student_logits.detach()
     return F.kl_div(student_logits.log_softmax(1), teacher_logits.softmax(1), reduction="batchmean")
@@ -124,7 +135,11 @@ def step(student, teacher, images, labels, mistake=None):
 
 STEPS = [
     (None, set(), set()),
-    ("clean", set(), {"teacher_sees_clean_images"}),
+    ("interpolated", set(), set()),
+    ("interpolated elsewhere", {"different_permutations"}, set()),
+    ("clean", {"teacher_sees_clean_images"}, set()),
+    ("student clean", {"student_sees_clean_images"}, set()),
+    ("answers shuffled", {"teacher_answers_permuted"}, set()),
     ("mixed twice", {"different_permutations"}, set()),
     ("lam swapped", {"different_lam"}, set()),
     ("gradient", {"teacher_gets_gradient"}, set()),
@@ -136,6 +151,50 @@ STEPS = [
 def test_mistakes_of_steps_are_named(mistake, findings, notes):
     report = audit(step, kind="mixup_step", mistake=mistake)
     assert codes(report) == findings and report.codes == findings | notes, str(report)
+
+
+def test_a_step_may_ask_the_networks_more_than_once():
+    def with_clean_images_too(student, teacher, images, labels):
+        mixed = losses.mixup(images, labels)
+        with torch.no_grad():
+            answers = teacher(torch.cat((images, mixed.images)))[len(images) :]
+        distilled = F.kl_div(student(mixed.images).log_softmax(1), answers.softmax(1), reduction="batchmean")
+        return distilled + F.cross_entropy(student(images), labels)
+
+    def with_its_partner(student, teacher, images, labels):
+        mixed = losses.mixup(images, labels)
+        with torch.no_grad():
+            first, second = teacher(images).softmax(1), teacher(images[mixed.permutation]).softmax(1)
+        target = mixed.lam * first + (1 - mixed.lam) * second
+        return F.kl_div(student(mixed.images).log_softmax(1), target, reduction="batchmean")
+
+    for right in (with_clean_images_too, with_its_partner):
+        report = audit(right, kind="mixup_step")
+        assert report.ok and not report.notes, str(report)
+
+
+def test_where_it_cannot_be_told_which_answers_meet_a_clean_teacher_is_a_note():
+    generator = torch.Generator().manual_seed(0)  # not torch's own, so the step cannot be played again
+
+    def interpolated(student, teacher, images, labels):
+        mixed = losses.mixup(images, labels, generator=generator)
+        with torch.no_grad():
+            answers = teacher(images)
+        answers = mixed.lam * answers + (1 - mixed.lam) * answers[mixed.permutation]
+        return F.kl_div(student(mixed.images).log_softmax(1), answers.softmax(1), reduction="batchmean")
+
+    report = audit(interpolated, kind="mixup_step")
+    assert report.ok and report.codes == {"teacher_sees_clean_images"}, str(report)
+
+
+def test_relations_of_mixed_answers_are_right():
+    def step_with_relations(student, teacher, images, labels):
+        mixed = losses.mixup(images, labels)
+        with torch.no_grad():
+            answers = teacher(mixed.images)
+        return losses.kd_loss(student(mixed.images), answers) + losses.sp_loss(student(mixed.images), answers)
+
+    assert not audit(step_with_relations, kind="mixup_step").codes
 
 
 def test_a_network_that_is_not_asked():

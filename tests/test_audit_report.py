@@ -60,6 +60,12 @@ def test_html_is_balanced_escaped_and_says_the_same():
     assert "<lambda>" not in page and "<whatever>" not in page
 
 
+def test_html_says_what_a_check_says():
+    report = Report("f", "kd", "this is KD", checks=(Check("finite at the edges", True, "refuses <a batch of one>"),))
+    assert "finite at the edges (refuses <a batch of one>)" in str(report)
+    assert "finite at the edges (refuses &lt;a batch of one&gt;)" in report._repr_html_()
+
+
 def test_meaning_is_not_carried_by_colour_alone():
     assert "✓ ok" in report_with()._repr_html_() and "✗ not ok" in report_with(FINDING)._repr_html_()
 

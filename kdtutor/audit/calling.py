@@ -59,7 +59,7 @@ class _Watched:
         self._inputs, self._used = inputs, used
 
     def __getattr__(self, name: str):
-        self._used.add("temperature" if name.endswith("probabilities") else name)
+        self._used.add(name)
         return getattr(self._inputs, name)
 
 
@@ -67,7 +67,7 @@ def load_loss(target: str) -> Callable:
     """The object that "package.module:name" stands for; the current folder is searched too.
 
     Raises:
-        AuditError: a target without a colon, or a module or name that cannot be found.
+        AuditError: a target without a colon, or a module or name that cannot be found or imported.
     """
     module_name, colon, name = target.partition(":")
     if not colon or not module_name or not name:
@@ -77,10 +77,12 @@ def load_loss(target: str) -> Callable:
         sys.path.insert(0, here)
     try:
         found = importlib.import_module(module_name)
+    except Exception as error:  # whatever a stranger's module raises
+        said = f"{type(error).__name__}: {error}"
+        raise AuditError(f"target is {target!r}, but module {module_name!r} cannot be imported: {said}") from error
+    try:
         for part in name.split("."):
             found = getattr(found, part)
-    except ImportError as error:
-        raise AuditError(f"target is {target!r}, but module {module_name!r} cannot be imported: {error}") from error
     except AttributeError:
         raise AuditError(f"target is {target!r}, but module {module_name!r} has no {name!r}") from None
     return found
@@ -101,18 +103,20 @@ def prepare_call(loss, space: str, arguments=None, settings: dict | None = None)
     name = getattr(loss, "__qualname__", None) or type(loss).__name__
     call = Call(name=name, function=loss, arguments=lambda inputs: ())
     if inspect.isclass(loss):
-        _plan_building(call, loss, settings)
-        signature = signature_of(loss.forward if issubclass(loss, torch.nn.Module) else loss.__call__, skip_self=True)
+        _plan_building(call, loss, space, settings)
+        called, skip_self = (loss.forward if issubclass(loss, torch.nn.Module) else loss.__call__), True
     else:
-        signature = signature_of(loss.forward if isinstance(loss, torch.nn.Module) else loss)
+        called, skip_self = (loss.forward if isinstance(loss, torch.nn.Module) else loss), False
         for attribute in ("temperature", "T", "temp", "tau", "t"):
             value = getattr(loss, attribute, None)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 call.fixed_temperature = float(value)
                 break
+    signature = signature_of(called, skip_self)
     if arguments is None:
         arguments = guess_arguments(name, signature, space, settings)
-    call.settings = {key: value for key, value in settings.items() if key in signature}
+    free = set(settings) - set(call.build_settings) if takes_any_setting(called) else set()
+    call.settings = {key: value for key, value in settings.items() if key in signature or key in free}
     if callable(arguments):
         call.arguments = arguments
         return call
@@ -131,8 +135,11 @@ def prepare_call(loss, space: str, arguments=None, settings: dict | None = None)
 
 
 def guess_arguments(name: str, signature: Mapping[str, inspect.Parameter], space: str, settings: dict):
-    """Parameter name -> role, by name where the name says it, else by position: student, teacher, labels."""
-    roles = {key: _role(key, space) for key in signature}
+    """Parameter name -> role, by name where the name says it, else by position: student, teacher, labels.
+
+    A parameter that has a setting keeps it.
+    """
+    roles = {key: None if key in settings else _role(key, space) for key in signature}
     required = [key for key, parameter in signature.items() if parameter.default is parameter.empty]
     # In loss(input, target) the target is the teacher; in loss(s, t, target) it is the label.
     for who in ("student", "teacher"):
@@ -161,7 +168,8 @@ def guess_arguments(name: str, signature: Mapping[str, inspect.Parameter], space
 def _role(name: str, space: str) -> str | None:
     lower = name.lower()
     words = set(re.split(r"[_\d]+", lower))
-    if name == "T" or lower == "tau" or (words & {"temperature", "temp", "temper"} and "difficulty" not in words):
+    named_temperature = words & {"temperature", "temp", "temper"} and "difficulty" not in words
+    if name == "T" or named_temperature or (lower == "tau" and space == "logits"):
         return "temperature"
     if lower in PERMUTED_LABELS or "permut" in lower:
         return "permuted_labels"
@@ -178,15 +186,17 @@ def _role(name: str, space: str) -> str | None:
     return who
 
 
-def _plan_building(call: Call, cls: type, settings: dict) -> None:
-    """A class is built anew for each temperature, where its constructor takes one."""
+def _plan_building(call: Call, cls: type, space: str, settings: dict) -> None:
+    """A class is built anew for each temperature, where its constructor takes one and no setting says which."""
     parameters = signature_of(cls.__init__, skip_self=True)
     call.build_settings = {key: value for key, value in settings.items() if key in parameters}
     for key, parameter in parameters.items():
+        if key in settings:
+            continue
         # In a constructor there is no teacher to confuse with a small t.
-        if _role(key, "logits") == "temperature" or key == "t":
+        if _role(key, space) == "temperature" or key == "t":
             call.build, call.temperature_name = cls, key
-        elif parameter.default is parameter.empty and key not in settings:
+        elif parameter.default is parameter.empty:
             raise AuditError(
                 f"{cls.__name__}({', '.join(parameters)}): pass {key}=... to audit, or an object instead of the class"
             )
@@ -200,6 +210,14 @@ def signature_of(function: Callable, skip_self: bool = False) -> dict[str, inspe
     except (TypeError, ValueError):  # a built-in without a signature
         return {}
     return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def takes_any_setting(function: Callable) -> bool:
+    """Has it a **parameter?"""
+    try:
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a built-in without a signature
+        return False
 
 
 def as_scalar(output, select: str | int | None) -> Tensor:

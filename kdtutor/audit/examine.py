@@ -1,7 +1,9 @@
 """audit: is this distillation loss what its name says?"""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,8 +14,10 @@ from .explain import Match, explain, explain_definition
 from .gather import Evidence, as_loss, gather, takes_one_tensor
 from .kinds import FAMILIES, Kind, kinds_named, options_of
 from .kinds.softmax import FIXED_TEMPERATURES
-from .mixing import audit_mixup, audit_mixup_step
-from .report import Report
+from .measure import gradient_of
+from .mixing import audit_mixup
+from .mixing_steps import audit_mixup_step
+from .report import Finding, Report
 from .strangers import judge_stranger, rank_coverage
 from .verdict import identity, judge
 
@@ -58,7 +62,7 @@ def audit(
         AuditError (a ValueError): the loss cannot be called; the message says what to pass.
         ValueError: an unknown kind.
     """
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _one_thread():
         warnings.simplefilter("ignore")  # a warning of the loss's own would come a hundred times
         torch.manual_seed(0)
         if kind == "mixup":
@@ -76,6 +80,17 @@ def audit(
             settings=options,
         )
         return _audit_loss(loss_fn, kind, look, temperature, options)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Batches this small are done sooner than a second thread wakes up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _audit_loss(loss_fn, kind: str, look: Callable, temperature: float | None, options: dict) -> Report:
@@ -105,7 +120,10 @@ def _audit_loss(loss_fn, kind: str, look: Callable, temperature: float | None, o
     if best is None:
         raise next(iter(evidence.values()))
     _, candidate, match, seen = best
-    return _report(candidate, match, seen, options, searched=kind in FAMILIES)
+    searched = kind in FAMILIES
+    if searched and match is not None and match.known is not None and match.known.in_its_own_right:
+        candidate, match = _in_its_own_right(match)
+    return _report(candidate, match, seen, options, searched)
 
 
 def run(target: str, kind: str = "auto", temperature: float | None = None, **options) -> int:
@@ -120,7 +138,10 @@ def run(target: str, kind: str = "auto", temperature: float | None = None, **opt
 
 
 def _recognise(kind: Kind, seen: Evidence, temperature: float | None) -> tuple[Match | None, Evidence]:
-    """Where a loss has a temperature of its own and nobody said which, all usual ones are tried."""
+    """Where a loss has a temperature of its own and nobody said which, all usual ones are tried.
+
+    A loss that is not known at the temperature asked for, and ignores it, may be a known mistake at its own.
+    """
     seen = seen.comparable(kind.definition)
     match = explain(kind, seen.probes, seen.uses_labels)
     open_temperature = temperature is None and not seen.varies_temperature and seen.space == "logits"
@@ -130,15 +151,29 @@ def _recognise(kind: Kind, seen: Evidence, temperature: float | None) -> tuple[M
             found = explain_definition(kind, other.probes, seen.uses_labels)
             if found is not None:
                 return found, other
+    if match is None and seen.space == "logits" and _ignores_temperature(seen):
+        for guess in FIXED_TEMPERATURES:
+            other = seen.at_temperature(guess)
+            found = explain(kind, other.probes, seen.uses_labels)
+            if found is not None and found.known is not None:
+                return found, other
     return match, seen
+
+
+def _ignores_temperature(seen: Evidence) -> bool:
+    """Does its gradient keep its direction at another temperature?"""
+    x = seen.probes[0].inputs
+    before, after = (gradient_of(seen.loss, x.changed(temperature=t * x.temperature)) for t in (1, 2))
+    return bool((before * after.norm() - after * before.norm()).norm() <= 1e-6 * before.norm() * after.norm())
 
 
 def _rank(kind: Kind, match: Match | None, seen: Evidence, options: dict) -> tuple:
     """How well a kind fits, the best first: as defined, by a factor, as a variant, as a known mistake, not at all."""
     if match is None:
-        return 4, -_mean_cosine(kind, seen)
+        return 5, -_mean_cosine(kind, seen)
     if match.known is not None:
-        return (2 if match.known.acceptable else 3), kind.others.index(match.known)
+        level = 2 if match.known.acceptable else 4 if match.known.in_its_own_right else 3
+        return level, kind.others.index(match.known)
     findings = [f for f in judge(match, seen.probes, _settings_known(kind, options)) if not f.note]
     if {finding.code for finding in findings} & {"teacher_unused", "part_missing"}:
         return 3, 0
@@ -160,11 +195,31 @@ def _settings_known(kind: Kind, options: dict) -> bool:
     return bool(set(options) & options_of(kind.name))
 
 
+def _in_its_own_right(match: Match) -> tuple[Kind, Match]:
+    """A loss that nobody asked for by another name is no mistake: it is its own definition."""
+    known = match.known
+    kind = replace(match.kind, name="similarity", title=known.is_called, parts={"cell": known.loss}, weights={})
+    return kind, replace(match, kind=kind, known=None, coefficients={"cell": match.coefficients[known.code]})
+
+
+def _without_a_name(kind: Kind) -> Finding:
+    return Finding(
+        "other_cell",
+        expected="a loss with a name",
+        measured=f"this is {kind.title}",
+        cause="a cell of the affinity framework that has no name of its own",
+        fix="nothing to mend if it is meant; audit it with kind='similarity' and its three modules as options",
+        note=True,
+    )
+
+
 def _report(kind: Kind, match: Match | None, seen: Evidence, options: dict, searched: bool) -> Report:
     if match is None:
         found = list(judge_stranger(kind, seen, searched))
     else:
         found = list(judge(match, seen.probes, _settings_known(kind, options)))
+        if searched and kind.name == "similarity":
+            found.append(_without_a_name(kind))
         if kind.name == "spearman" and rank_coverage(seen) < 0.1:
             found = [f for f in found if f.code != "other_strength"] + list(judge_stranger(kind, seen, searched))
     checks = []
@@ -176,7 +231,7 @@ def _report(kind: Kind, match: Match | None, seen: Evidence, options: dict, sear
     return Report(
         name=seen.call.name,
         kind=kind.name if match is not None or not searched else None,
-        identity=identity(kind, match, findings, searched),
+        identity=identity(kind, match, found, searched),
         findings=findings,
         notes=tuple(f for f in found if f.note),
         checks=tuple(checks),

@@ -12,7 +12,7 @@ from .kinds import Kind, Known
 from .measure import Measured, gradient_of, measure
 
 NEAR = 0.02  # factors this near to each other are the same
-COMPANION = "cross-entropy"  # what is often bundled with a loss
+SMALL = 1e-4  # a part with this share of the gradient, or less, is no part: rounding and epsilons leave as much
 
 
 @dataclass
@@ -49,11 +49,29 @@ def cross_entropy_of_softmax(x: Inputs) -> Tensor:
     return F.cross_entropy(x.student.softmax(-1), x.labels)
 
 
-COMPANIONS = {COMPANION: cross_entropy, "cross-entropy of probabilities": cross_entropy_of_softmax}
+def cross_entropy_of_softened(x: Inputs) -> Tensor:
+    """Nothing at temperature 1, where it is plain cross-entropy."""
+    if abs(x.temperature - 1) < NEAR:
+        return 0 * x.student.sum()
+    return F.cross_entropy(x.student / x.temperature, x.labels)
+
+
+def cross_entropy_of_uniform(x: Inputs) -> Tensor:
+    """What label_smoothing adds."""
+    return -x.student.log_softmax(-1).mean()
+
+
+# What is often bundled with a loss, right or wrong.
+COMPANIONS = {
+    "cross-entropy with the labels": cross_entropy,
+    "cross-entropy with uniform labels": cross_entropy_of_uniform,
+    "cross-entropy of softened logits with the labels": cross_entropy_of_softened,
+    "cross-entropy of probabilities with the labels": cross_entropy_of_softmax,
+}
 
 
 def companions(kind: Kind, uses_labels: bool) -> dict[str, Callable]:
-    """What may be bundled with the loss: cross-entropy, right or wrong, where it gets labels and is not made of it."""
+    """What may be bundled with the loss, where it gets labels and is not made of cross-entropy itself."""
     return COMPANIONS if kind.space == "logits" and uses_labels and kind.name != "stkd" else {}
 
 
@@ -99,7 +117,10 @@ def _try(kind: Kind, known: Known | None, parts: dict, probes: list[Probe], uses
         offsets.append(probe.measured.value - value)
     if known is not None and all(abs(c) < 1e-9 for c in coefficients[known.code]):
         return None
-    return Match(kind, known, coefficients, max(residuals), offsets)
+    match = Match(kind, known, coefficients, max(residuals), offsets)
+    bundled = (name for name in parts if name in COMPANIONS and min(coefficients[name]) < 0)
+    # Taken away, one cross-entropy can make up for another: nobody means that.
+    return None if any(share(match, name, probes) > SMALL for name in bundled) else match
 
 
 def is_steady(match: Match, probes: list[Probe]) -> bool:

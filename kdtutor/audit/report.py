@@ -18,6 +18,7 @@ class Finding:
     fix: str
     effect: str = ""  # what it does to the training signal
     note: bool = False
+    makes_it: str = ""  # how it goes on after "this is KD, equation (1.2), ": "divided by C = 10"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Check:
     ok: bool | None
     said: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.said})" if self.said else self.name
+
 
 @dataclass(frozen=True)
 class Report:
@@ -35,7 +39,7 @@ class Report:
 
     name: str  # of what was audited
     kind: str | None  # which loss it is, or was compared with; None where none fits
-    identity: str  # "This is KD, equation (1.2), times 0.1."
+    identity: str  # "this is KD, equation (1.2), times 0.1"
     findings: tuple[Finding, ...] = ()
     notes: tuple[Finding, ...] = ()
     checks: tuple[Check, ...] = field(default=(), repr=False)
@@ -58,9 +62,7 @@ class Report:
         if self.checks:
             lines.append("")
             for word, ok in (("holds", True), ("fails", False), ("not looked at", None)):
-                said = [
-                    f"{check.name}{f' ({check.said})' if check.said else ''}" for check in self.checks if check.ok is ok
-                ]
+                said = [str(check) for check in self.checks if check.ok is ok]
                 if said:
                     lines.append(_wrapped(word, ", ".join(said), width=15))
         return "\n".join(lines)
@@ -81,7 +83,7 @@ class Report:
             parts.append(f"<table>{rows}</table>")
         if self.checks:
             marks = {True: "✓", False: "✗", None: "–"}
-            said = ", ".join(f"{marks[check.ok]}&nbsp;{e(check.name)}" for check in self.checks)
+            said = ", ".join(f"{marks[check.ok]}&nbsp;{e(str(check))}" for check in self.checks)
             parts.append(f"<details><summary>What was checked</summary>{said}</details>")
         return "".join(parts) + "</div>"
 

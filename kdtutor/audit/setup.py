@@ -18,7 +18,18 @@ from .setup_checks import (
     judge_roles,
     judge_teacher_state,
 )
-from .setup_inputs import Setup, eval_mode, logits_of, read_batch, with_index
+from .setup_inputs import (
+    Setup,
+    batches_of,
+    eval_mode,
+    is_remembered,
+    logits_of,
+    read_batch,
+    read_memory,
+    read_method,
+    shared_classes,
+    with_index,
+)
 
 
 def audit_setup(
@@ -38,13 +49,15 @@ def audit_setup(
     """Look at a training set-up just before training starts. Nothing is trained; modes and statistics stay as they are.
 
     Args:
-        teacher, student: networks that return logits (B, C), or a tuple, dict or object that holds them.
+        teacher, student: networks that return logits (B, C), or a tuple, dict or object that holds them. A
+            RememberedTeacher stands for its network and its answers.
         loader: batches as tuples (images, labels[, index[, view]]), dicts, or objects with such attributes. Without
-            an index, images are taken to come in the order of the data set.
-        method: the loss as a function (student_logits, teacher_logits[, labels]), through which gradients are
-            followed; or the name of a method.
+            an index, images are taken to come in the order of the data set. Or an ImageSet.
+        method: what `distill` takes, such as "kd + sp", which asks the teacher without gradient; or the loss as a
+            function or module of student_logits, teacher_logits and, if it wants, labels and T, through which
+            gradients are followed.
         optimizer: the one that will step.
-        remembered: (N, C) or (N, views, C), the teacher's stored answers by index.
+        remembered: the teacher's stored answers by index: (N, C), (N, views, C), (views, N, C), or a RememberedTeacher.
         mean, std: of the normalisation that the teacher was trained with, on pixels between 0 and 1.
         teacher_classes, student_classes: the class names in each network's order.
         batches: how many batches to look at.
@@ -53,20 +66,27 @@ def audit_setup(
         A Report, as `audit` gives it.
 
     Raises:
-        ValueError: an empty loader, or a batch or an answer of a form that is not known.
+        ValueError: an empty loader, a method of no known name, or a batch or an answer of a form that is not known.
     """
+    loss, names = read_method(method)
+    if is_remembered(teacher):
+        remembered = teacher if remembered is None else remembered
+        teacher = teacher.live.network
+    memory = None if remembered is None else read_memory(remembered)
     with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from torch's stream
-        seen = [read_batch(batch) for batch in islice(loader, batches)]
+        seen = [read_batch(batch) for batch in islice(batches_of(loader), batches)]
     if not seen:
         raise ValueError("loader gave no batch; pass one with at least one batch of images")
     seen = with_index(seen)
     with eval_mode(teacher), eval_mode(student), torch.no_grad():
-        answers = [
-            (logits_of(teacher(images), "teacher"), logits_of(student(images), "student")) for images, *_ in seen
-        ]
+        outputs = [(teacher(images), student(images)) for images, *_ in seen]
+    classes = shared_classes(*outputs[0], seen[0][1])
+    answers = [(logits_of(t, "teacher", classes), logits_of(s, "student", classes)) for t, s in outputs]
     column = lambda i: None if seen[0][i] is None else torch.cat([batch[i] for batch in seen])  # noqa: E731
     teacher_logits, student_logits = (torch.cat(column).double() for column in zip(*answers, strict=True))
-    setup = Setup(teacher, student, method, optimizer, seen, *map(column, range(4)), teacher_logits, student_logits)
+    setup = Setup(
+        teacher, student, loss, names, optimizer, seen, *map(column, range(4)), teacher_logits, student_logits
+    )
     found, checks = [], []
     for name, findings in {
         "teacher frozen and in eval mode": judge_teacher_state(setup),
@@ -75,7 +95,7 @@ def audit_setup(
         "answers are logits": judge_answers(setup),
         "same classes, same order": judge_classes(setup, teacher_classes, student_classes),
         "teacher and student in their places": judge_roles(setup),
-        "remembered answers in step": [] if remembered is None else judge_memory(setup, remembered),
+        "remembered answers in step": [] if memory is None else judge_memory(setup, memory),
         "the teacher's own normalisation": judge_normalization(setup, mean, std),
         "batches of one size": judge_batches(setup, loader),
     }.items():
@@ -83,11 +103,7 @@ def audit_setup(
         found += findings
         checks.append(Check(name, not any(not finding.note for finding in findings)))
     findings = tuple(finding for finding in found if not finding.note)
-    said = (
-        method
-        if isinstance(method, str)
-        else getattr(method, "name", getattr(method, "__name__", type(method).__name__))
-    )
+    said = "+".join(names) or getattr(loss, "__name__", type(loss).__name__)
     return Report(
         name=f"set-up for {said}",
         kind="setup",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from .explain import COMPANION, COMPANIONS, NEAR, Match, Probe, factor_law, share
+from .explain import COMPANIONS, NEAR, SMALL, Match, Probe, cross_entropy_of_softmax, factor_law, share
 from .fit import PowerLaw
 from .kinds import Kind, Law
 from .measure import gradient_of
@@ -12,17 +12,16 @@ from .report import Finding
 ALL_SIZES = "BCTKD"
 
 
-def identity(kind: Kind, match: Match | None, findings: tuple[Finding, ...], searched: bool) -> str:
-    """One sentence: which loss it is."""
+def identity(kind: Kind, match: Match | None, found: list[Finding], searched: bool) -> str:
+    """One sentence: which loss it is, up to which factor, and with which mistakes."""
     if match is None:
         return "none of the losses the audit knows" if searched else f"not {kind.title}"
+    changes = dict.fromkeys(finding.makes_it for finding in found if finding.makes_it)
     if match.known is not None:
-        return (
-            f"this is {match.known.is_called}, not {kind.title}"
-            if not match.known.acceptable
-            else f"this is {match.known.is_called}"
-        )
-    return f"this is {kind.title}" + (", but see below" if findings else "")
+        said = ", ".join((f"this is {match.known.is_called}", *changes))
+        return said if searched or match.known.acceptable else f"{said}, not {kind.title}"
+    unsaid = any(not finding.note and not finding.makes_it for finding in found)
+    return ", ".join((f"this is {kind.title}", *changes)) + (", but see below" if unsaid else "")
 
 
 def judge(match: Match, probes: list[Probe], settings_known: bool) -> Iterator[Finding]:
@@ -49,7 +48,7 @@ def judge(match: Match, probes: list[Probe], settings_known: bool) -> Iterator[F
         weight = kind.weights.get(part, 1.0)
         if weight == 0:
             continue
-        if share(match, part, probes) < 1e-6:
+        if share(match, part, probes) < SMALL:
             yield _missing(kind, part, match)
             continue
         findings = list(_judge_factor(kind, match, part, weight, probes))
@@ -65,15 +64,23 @@ def judge(match: Match, probes: list[Probe], settings_known: bool) -> Iterator[F
     yield from _judge_companions(kind, match, probes)
 
 
+COMPANION_CODES = {
+    "cross-entropy with the labels": "with_cross_entropy",
+    "cross-entropy with uniform labels": "with_smoothed_labels",
+    "cross-entropy of softened logits with the labels": "with_softened_cross_entropy",
+    "cross-entropy of probabilities with the labels": "cross_entropy_of_probabilities",
+}
+
+
 def _judge_companions(kind: Kind, match: Match, probes: list[Probe]) -> Iterator[Finding]:
-    for name in COMPANIONS:
-        if name not in match.coefficients or share(match, name, probes) < 1e-6:
+    for name, loss in COMPANIONS.items():
+        if name not in match.coefficients or share(match, name, probes) < SMALL:
             continue
-        right = name == COMPANION
+        right = loss is not cross_entropy_of_softmax
         yield Finding(
-            "with_cross_entropy" if right else "cross_entropy_of_probabilities",
+            COMPANION_CODES[name],
             expected=f"{kind.title} alone, or with cross-entropy",
-            measured=f"{name} with the labels is added, times {_range(match.coefficients[name])}",
+            measured=f"{name} is added, times {_range(match.coefficients[name])}",
             cause=(
                 "the criterion is bundled with cross-entropy, which was subtracted"
                 if right
@@ -82,6 +89,7 @@ def _judge_companions(kind: Kind, match: Match, probes: list[Probe]) -> Iterator
             fix="nothing to mend" if right else "give F.cross_entropy the logits",
             effect="" if right else "the labels' pull fades: probabilities differ by 1 at most, logits by much more",
             note=right,
+            makes_it=f"plus {name}",
         )
 
 
@@ -96,6 +104,7 @@ def _missing(kind: Kind, part: str, match: Match) -> Finding:
         else f"the {part} is missing",
         fix=f"add {kind.title}" if alone else f"add the {part}",
         effect="nothing is distilled" if alone else "a part of the teacher's signal is lost",
+        makes_it="without the teacher" if alone else f"without its {part}",
     )
 
 
@@ -122,6 +131,7 @@ def _judge_factor(
             cause="the sign is turned round: minimising this drives the student away from the teacher",
             fix="multiply the loss by -1",
             effect="the student unlearns",
+            makes_it="with its sign turned round",
         )
     elif abs(constant - 1) > NEAR and powers.get("B", 0) <= 0:
         yield Finding(
@@ -132,6 +142,7 @@ def _judge_factor(
             fix="nothing to mend if it is the weight you chose",
             effect=f"the gradient has {constant:.4g} of its size",
             note=True,
+            makes_it=f"times {constant:.4g}",
         )
 
 
@@ -148,6 +159,7 @@ def _unsteady(name: str, factors: list[float], probes: list[Probe]) -> Finding:
             cause="the square root is taken: a norm of the difference, and not its square",
             fix="sum the squared differences",
             effect="the pull does not fade as the student nears the teacher, and its size depends on the batch",
+            makes_it="with its square root taken",
         )
     again = [factor for factor, probe in zip(factors, probes, strict=True) if probe.sizes == probes[0].sizes]
     if max(again) - min(again) > NEAR * abs(max(again, key=abs)):
@@ -161,6 +173,7 @@ def _unsteady(name: str, factors: list[float], probes: list[Probe]) -> Finding:
         cause,
         fix="weigh the loss by a constant",
         effect="the weight beside it means something else for each batch",
+        makes_it="rescaled from batch to batch",
     )
 
 
@@ -194,6 +207,13 @@ def _scaling(kind: Kind, name: str, size: str, power: float, constant: float, fa
             f"remove {size} ** {power:g}",
         )
     value = probes[0].sizes.get(size, probes[0].sizes.get(f"fixed {size}"))
+    raised = f"{size} ** {abs(power):g}" if abs(power) != 1 else size
+    _, _, setting = law.cause.partition(": ")
+    makes_it = f"{'times' if power > 0 else 'divided by'} {raised} = {value ** abs(power):.4g}" + (
+        f": {setting}" if setting else ""
+    )
+    if law.code == "fixed_batch_size":
+        makes_it = f"summed over the batch and divided by {1 / abs(constant):.4g}"
     return Finding(
         law.code,
         expected=f"{name}, whatever {size} is",
@@ -201,6 +221,7 @@ def _scaling(kind: Kind, name: str, size: str, power: float, constant: float, fa
         cause=law.cause,
         fix=law.fix,
         effect=f"the gradient has {_range([abs(factor) for factor in factors])} of its due size on the batches probed",
+        makes_it=f"its {name} {makes_it}" if len(kind.parts) > 1 else makes_it,
     )
 
 
@@ -223,6 +244,7 @@ def _judge_balance(kind: Kind, constants: dict[str, float], settings_known: bool
             fix="check which weight multiplies which part",
             effect="the parts pull with other strengths than the settings say",
             note=not settings_known and not swapped,
+            makes_it="with the weights of its parts swapped" if swapped else "with other weights",
         )
     elif abs(values[0] - 1) > NEAR:
         yield Finding(
@@ -233,6 +255,7 @@ def _judge_balance(kind: Kind, constants: dict[str, float], settings_known: bool
             fix="nothing to mend if it is the weight you chose",
             effect=f"the gradient has {values[0]:.4g} of its size",
             note=True,
+            makes_it=f"times {values[0]:.4g}",
         )
 
 

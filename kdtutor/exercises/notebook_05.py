@@ -36,6 +36,7 @@ HINTS = {
     "not_centered": "That is a cosine: subtract each row's mean first, equation (5.1).",
     "over_batch": "You correlate over the samples. Which dim holds the classes?",
     "over_everything": "One correlation for the whole batch: take one for each row, then the mean.",
+    "of_probabilities": "You correlate softmax answers. Equation (5.1) correlates the logits themselves, row by row.",
     "unknown_loss": "Not a mistake known here. (5.1) correlates the logits themselves, not probabilities, row by row.",
     "scales_with_C": "Your loss grows with the number of classes: a mean over them is missing somewhere.",
     "squared_correlation": "Squared, the opposite answer is as good as the right one: use 1 - rho.",

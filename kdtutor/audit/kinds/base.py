@@ -20,6 +20,7 @@ class Known:
     cause: str
     fix: str
     acceptable: bool = False  # True: a variant that is worth a note, not a mistake
+    in_its_own_right: bool = False  # True: a mistake only where another loss was asked for
     scaled_in: str = (
         ""  # the sizes ("BCT") in which it should scale as the definition does: there, a factor is a finding
     )

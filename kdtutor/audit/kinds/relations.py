@@ -107,14 +107,25 @@ CELL_FIXES = {
 }
 
 
+SLIPS_OF_SP = {"rows_l1": "SP with L1 rows", "features_normalized": "SP of normalised features"}
+
+
 def _other_cell(cell: dict, other: dict) -> Known:
     changed = [(module, cell[module], other[module]) for module in _differing(cell, other)]
     causes = [CELL_CAUSES.get(change, f"{change[0]} is {change[2]} where {change[1]} is due") for change in changed]
     fixes = [CELL_FIXES.get(change, f"use {change[1]} as {change[0]}") for change in changed]
     code = "rows_l1" if changed == [("normalization", "row_l2", "row_l1")] else "other_cell"
     code = "features_normalized" if ("affinity", "inner", "cosine") in changed else code
-    scaled_in = "BT" if cell["discrepancy"] == other["discrepancy"] else ""
-    return Known(code, cell_title(other), cell_loss(other), "; ".join(causes), "; ".join(fixes), scaled_in=scaled_in)
+    slip_of_sp = SLIPS_OF_SP.get(code) if cell == PRESETS["sp"] and len(changed) == 1 else None
+    return Known(
+        code,
+        f"{slip_of_sp}, {cell_title(other)}" if slip_of_sp else cell_title(other),
+        cell_loss(other),
+        "; ".join(causes),
+        "; ".join(fixes),
+        in_its_own_right=slip_of_sp is None,
+        scaled_in="BT" if cell["discrepancy"] == other["discrepancy"] else "",
+    )
 
 
 def _slips(preset: str) -> tuple[Known, ...]:
