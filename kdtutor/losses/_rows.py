@@ -4,22 +4,26 @@ import torch
 from torch import Tensor
 
 
-def is_constant(values: Tensor, dim: int) -> Tensor:
-    """True, with `dim` kept as 1, where a slice varies by no more than rounding does. NaN is not constant."""
+def spread(values: Tensor, dim: int) -> Tensor:
+    """Largest less smallest value, with `dim` kept as 1; 0 where a slice varies by no more than rounding does."""
     smallest, largest = torch.aminmax(values.detach(), dim=dim, keepdim=True)
     size = torch.maximum(largest.abs(), smallest.abs())
-    return (largest - smallest) <= 8 * torch.finfo(values.dtype).eps * size
+    found = largest - smallest
+    return found.masked_fill(found <= 8 * torch.finfo(values.dtype).eps * size, 0)
+
+
+def is_constant(values: Tensor, dim: int) -> Tensor:
+    """True where the spread is 0. NaN is not constant."""
+    return spread(values, dim) == 0
 
 
 def unit_deviations(values: Tensor, dim: int = -1) -> Tensor:
     """Deviations from the mean at length 1; a constant slice becomes 0 and passes no gradient.
 
-    Deviations are first divided by the slice's range, which changes nothing but keeps their
+    Deviations are first divided by the slice's spread, which changes nothing but keeps their
     squares clear of overflow and underflow.
     """
-    smallest, largest = torch.aminmax(values.detach(), dim=dim, keepdim=True)
-    spread = (largest - smallest).masked_fill(is_constant(values, dim), torch.inf)
-    deviations = (values - values.mean(dim, keepdim=True)) / spread
+    deviations = divide_or_zero(values - values.mean(dim, keepdim=True), spread(values, dim))
     return divide_or_zero(deviations, torch.linalg.vector_norm(deviations, dim=dim, keepdim=True))
 
 

@@ -58,20 +58,24 @@ def cosine_shifted(features: Tensor) -> Tensor:
 
 def sqeuclidean(features: Tensor) -> Tensor:
     """|f_i - f_j|^2, a distance: large means unlike."""
-    features = features - features.mean(dim=0)  # no distance changes, and rounding errors shrink
-    gram = features @ features.T
-    squares = gram.diagonal()  # of the Gram matrix itself: a sample's distance to itself is then 0 exactly
-    sums = squares[:, None] + squares[None, :]
-    distances = sums - 2 * gram
-    same = distances <= 4 * torch.finfo(features.dtype).eps * sums  # no more than rounding: one and the same point
-    return distances.masked_fill(same, 0)
+    squares, same = _squared_distances(features)
+    return squares.masked_fill(same, 0)
 
 
 def euclidean(features: Tensor) -> Tensor:
     """|f_i - f_j|, a distance; 0, without gradient, between equal samples."""
-    squares = sqeuclidean(features)
-    same = squares == 0
+    squares, same = _squared_distances(features)
     return squares.masked_fill(same, 1).sqrt().masked_fill(same, 0)
+
+
+def _squared_distances(features: Tensor) -> tuple[Tensor, Tensor]:
+    """|f_i - f_j|^2, and where it is no more than rounding: one and the same point."""
+    features = features - features.mean(dim=0)  # no distance changes, and rounding errors shrink
+    gram = features @ features.T
+    squares = gram.diagonal()
+    sums = squares[:, None] + squares[None, :]
+    distances = torch.sub(sums, gram, alpha=2)  # a sample's distance to itself is 0 exactly
+    return distances, distances <= 4 * torch.finfo(features.dtype).eps * sums
 
 
 def rbf(features: Tensor, gamma: float = 0.4, order: int | None = 2) -> Tensor:
@@ -128,9 +132,7 @@ def row_softmax(matrix: Tensor, tau: float = 1.0, of_distance: bool = False) -> 
 
 def mean(matrix: Tensor) -> Tensor:
     """Divided by the mean of the positive entries."""
-    positive = ~(matrix <= 0)  # NaN counts too, so that it shows in the loss
-    total = matrix.masked_fill(~positive, 0).sum()
-    return divide_or_zero(matrix, total / positive.sum().clamp(min=1))
+    return divide_or_zero(matrix, matrix.relu().sum() / (matrix > 0).sum().clamp(min=1))
 
 
 def frobenius(matrix: Tensor) -> Tensor:
