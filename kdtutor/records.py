@@ -41,7 +41,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename2 is None:  # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename2 is None:  # a full disk names no file
             error.filename = str(path)
         raise
 

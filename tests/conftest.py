@@ -31,6 +31,15 @@ def toy_test() -> ImageSet:
 
 
 @pytest.fixture
+def one_thread():
+    """Other threads, other bits; of one thread every process has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def student():
     """A function: a fresh student from a seed. The same seed, the same weights."""
     return lambda seed=0: models.build("cnn4k", num_classes=4, in_channels=1, seed=seed)

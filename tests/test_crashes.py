@@ -19,18 +19,11 @@ from kdtutor.records import RecordError, RunFolder, read_json
 
 WORKER = Path(__file__).with_name("crash_worker.py")
 SPECS = [*METHODS, "kd + sp", "stkd(target='interpolated')", "kernel(weight=.5) + rkd"]
+pytestmark = pytest.mark.usefixtures("one_thread")  # as in the worker
 CRASHES = int(os.environ.get("KDTUTOR_CRASHES", len(SPECS)))
 
 _seconds: dict[str, float] = {}
 _whole: dict[str, dict[str, torch.Tensor]] = {}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the worker: other threads, other bits."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def whole(spec: str) -> dict[str, torch.Tensor]:

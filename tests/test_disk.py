@@ -28,6 +28,8 @@ if sys.platform == "win32":
 
 import resource
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # as crash_worker.train
+
 
 @contextlib.contextmanager
 def disk_with_room_for(size: int):

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from kdtutor import cli, methods, models
@@ -73,15 +72,6 @@ def small(tmp_path):
         pair="resnet8:resnet8", data=str(tmp_path / "images"), epochs=1, batch_size=16, seeds=2,
         methods=("ce", "kd", "sp"), device="cpu", folder=str(tmp_path / "one"),
     )  # fmt: skip
-
-
-@pytest.fixture
-def one_thread():
-    """Other threads, other bits; of one thread every process has one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_several_students_at_once_are_the_same_students(small, tmp_path, one_thread):
