@@ -31,7 +31,7 @@ def run(*command, check=True, **options):
 def gradients(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gradients")
     run(sys.executable, WORKER, folder)
-    # Once in some sixty times one of gloo's threads aborts a rank for reasons of its own; torchrun may try a second time.
+    # Once in some sixty times a thread of gloo's aborts a rank for reasons of its own; torchrun may try again.
     run(*TORCHRUN, "--max-restarts", "1", WORKER, folder)
     return {name: load_file(folder / f"{name}.safetensors") for name in ("rank0-of-1", "rank0-of-2", "rank1-of-2")}
 
