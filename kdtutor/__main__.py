@@ -4,6 +4,8 @@ import sys
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")
     if sys.argv[1:] == ["doctor"]:
         from .doctor import main as run
     else:

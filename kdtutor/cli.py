@@ -1,6 +1,7 @@
 """The command line: kdtutor compare | audit | lab | progress | doctor and more; `kdtutor --help` lists all."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import tyro
 from . import distributed
 from .compare import Comparison, format_table
 from .compare import compare as run_comparison
+from .losses._checks import check_choice
 from .reproduce import Reproduction, format_published
 
 app = tyro.extras.SubcommandApp()
@@ -33,11 +35,9 @@ def teacher(
         names: which ones.
         folder: where to write.
     """
-    from .losses._checks import check_choice
     from .teachers import TEACHERS, train_teacher
 
-    for name in names:
-        check_choice("names", name, TEACHERS)
+    _check_names(names, TEACHERS)
     for name in names:
         entry = train_teacher(name, folder)
         top1 = 100 * entry["test"]["top1"]
@@ -68,13 +68,9 @@ def study(names: Annotated[tuple[str, ...], tyro.conf.Positional], folder: Path 
         names: which ones.
         folder: of the records.
     """
-    from .losses._checks import check_choice
     from .studies import STUDIES, run
 
-    if not names:
-        raise ValueError(f"names is empty, wanted at least one of {', '.join(STUDIES)}")
-    for name in names:
-        check_choice("names", name, STUDIES)
+    _check_names(names, STUDIES)
     for name in names:
         rows = run(STUDIES[name], folder)
         print(f"{name}: {len(rows)} students in {(folder / name / 'students.csv').resolve()}")
@@ -165,10 +161,16 @@ def host(
         print(path)
 
 
+def _check_names(names: tuple[str, ...], known: Iterable[str]) -> None:
+    """All at once, before the first one takes its hour."""
+    if not names:
+        raise ValueError(f"names is empty, wanted at least one of {', '.join(known)}")
+    for name in names:
+        check_choice("names", name, known)
+
+
 def main() -> None:
     """Messages for people: an error we foresaw is one line, without a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")
     distributed.start()
     try:
         sys.exit(app.cli(prog="kdtutor", description="Knowledge distillation, taught and measured."))

@@ -39,8 +39,6 @@ def judged(good: bool, what: str, said: str, advice: str, otherwise: str = PROBL
 
 def main() -> None:
     """Print all findings. Exit status 1 if there is a problem."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")
     problems = warnings = 0
     for finding in examine():
         print(finding, flush=True)

@@ -15,8 +15,9 @@ from scipy import stats
 
 from kdtutor import methods, models, studies
 from kdtutor.finite import NonFiniteError
+from kdtutor.losses.affinity import preset_of, valid_cells
 from kdtutor.records import RecordError
-from kdtutor.studies import STUDIES, Study, affinity, landmarks, regimes, report, sensitivity, students
+from kdtutor.studies import STUDIES, Study, landmarks, regimes, report, sensitivity, students
 from kdtutor.studies.study import is_complete
 from kdtutor.studies.summary import Estimate, answer, estimate, explained, listed
 
@@ -157,9 +158,9 @@ def test_scaled_methods():
 
 
 def test_the_map_has_every_cell_with_a_meaning_once():
-    cells = affinity.cells()
+    cells = valid_cells()
     assert len(cells) == len({tuple(cell.values()) for cell in cells}) == 6 * 8 * 3 + 6 + 4
-    assert {affinity.preset_of(cell) for cell in cells} == {"", "sp", "rkd_distance", "pkt", "cc", "cosine_gram"}
+    assert {preset_of(cell) for cell in cells} == {"", "sp", "rkd_distance", "pkt", "cc", "cosine_gram"}
 
 
 def test_group_landmarks_are_the_means_of_their_groups():

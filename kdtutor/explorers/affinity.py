@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from ..data import ImageSet
 from ..figures import COLORS, INK, quiet
 from ..figures.similarity import add_scale, draw_similarities
-from ..losses import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, PRESETS, affinity_loss
-from ..losses.affinity import DISTANCES, check_cell, row_softmax
+from ..losses import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, affinity_loss
+from ..losses.affinity import MODULES, check_cell, modules_of, preset_of
 from .explorer import WIDE, Explorer
 from .similarity import sorted_by_class
 
@@ -83,7 +83,7 @@ class AffinityExplorer(Explorer):
         return figure
 
     def follow(self):
-        cell = {name: getattr(self, name).value for name in ("affinity", "normalization", "discrepancy")}
+        cell = {name: getattr(self, name).value for name in MODULES}
         step = self.step.value
         student, teacher = (self._matrix(features, cell) for features in (self.students[step], self.teacher))
         low = min(float(student.min()), float(teacher.min()))
@@ -93,7 +93,7 @@ class AffinityExplorer(Explorer):
             points.set_data(((teacher[where] - low) / span).numpy(), ((student[where] - low) / span).numpy())
         self._across.set_text(f"teacher's entries, from {low:.3g} to {low + span:.3g}".replace("-", "−"))
 
-        called = next((f", which is {name}" for name, preset in PRESETS.items() if preset == cell), "")
+        called = f", which is {preset_of(cell)}" if preset_of(cell) else ""
         numbers = {"cell": ", ".join(cell.values()) + called, "step": str(step)}
         numbers |= self._compare(student, teacher, cell, step)
         alt = (
@@ -103,10 +103,8 @@ class AffinityExplorer(Explorer):
         return alt, numbers
 
     def _matrix(self, features: Tensor, cell: dict[str, str]) -> Tensor:
-        matrix = AFFINITIES[cell["affinity"]](features)
-        if cell["normalization"] == "row_softmax":
-            return row_softmax(matrix, of_distance=cell["affinity"] in DISTANCES)
-        return NORMALIZATIONS[cell["normalization"]](matrix)
+        relate, normalize, _ = modules_of(**cell, options={})
+        return normalize(relate(features))
 
     def _compare(self, student: Tensor, teacher: Tensor, cell: dict[str, str], step: int) -> dict[str, str]:
         """Fill the right panel; the numbers that say the same."""

@@ -10,6 +10,7 @@ the four named cells are exact. RKD-A, on triplets instead of pairs, stands at t
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -198,6 +199,26 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
+MODULES = ("affinity", "normalization", "discrepancy")
+
+
+def preset_of(cell: dict[str, str]) -> str:
+    """The name that PRESETS has for a cell, or ""."""
+    return next((name for name, preset in PRESETS.items() if preset == cell), "")
+
+
+def valid_cells() -> list[dict[str, str]]:
+    """All that have a meaning: "kl" needs rows that are probabilities."""
+    cells = []
+    for names in product(AFFINITIES, NORMALIZATIONS, DISCREPANCIES):
+        try:
+            check_cell(*names)
+        except ValueError:
+            continue
+        cells.append(dict(zip(MODULES, names, strict=True)))
+    return cells
+
+
 def affinity_loss(
     student_features: Tensor,
     teacher_features: Tensor,
@@ -227,7 +248,7 @@ def affinity_loss(
     """
     student_features, teacher_features = check_features(student_features, teacher_features)
     check_cell(affinity, normalization, discrepancy)
-    relate, normalize, compare = _modules(affinity, normalization, discrepancy, options)
+    relate, normalize, compare = modules_of(affinity, normalization, discrepancy, options)
     with full_precision(student_features):
         return compare(normalize(relate(student_features)), normalize(relate(teacher_features)))
 
@@ -254,7 +275,7 @@ def check_cell(affinity: str | Callable, normalization: str | Callable, discrepa
             )
 
 
-def _modules(affinity, normalization, discrepancy, options) -> tuple[Callable, Callable, Callable]:
+def modules_of(affinity, normalization, discrepancy, options) -> tuple[Callable, Callable, Callable]:
     """The three callables of a cell, with the options bound to the one that uses them."""
     options = dict(options)
     relate = affinity if callable(affinity) else AFFINITIES[affinity]

@@ -1,11 +1,9 @@
 """Every valid cell of the affinity framework: which module matters, and where SP, RKD-D, PKT and CC stand."""
 
 from functools import cache
-from itertools import product
 
 from ..figures import grids
-from ..losses import PRESETS
-from ..losses.affinity import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, check_cell
+from ..losses.affinity import AFFINITIES, MODULES, NORMALIZATIONS, preset_of, valid_cells
 from ..methods import CE, Affinity
 from . import tuning
 from .students import subset, train_student
@@ -13,23 +11,10 @@ from .study import Row, Study
 from .summary import MEASURED, difference, estimates, explained, measured, table, top1
 
 IMAGES, EPOCHS = 6_000, 6
-MODULES = ("affinity", "normalization", "discrepancy")
-
-
-def cells() -> list[dict[str, str]]:
-    """All that have a meaning: "kl" needs rows that are probabilities."""
-    valid = []
-    for affinity, normalization, discrepancy in product(AFFINITIES, NORMALIZATIONS, DISCREPANCIES):
-        try:
-            check_cell(affinity, normalization, discrepancy)
-        except ValueError:
-            continue
-        valid.append({"affinity": affinity, "normalization": normalization, "discrepancy": discrepancy})
-    return valid
 
 
 def _trials(rows):
-    return tuning.trials(dict.fromkeys(MODULES, ""), cells(), rows, chosen_ratios)
+    return tuning.trials(dict.fromkeys(MODULES, ""), valid_cells(), rows, chosen_ratios)
 
 
 def chosen_ratios(rows) -> dict[tuple[str, str, str], float]:
@@ -49,11 +34,6 @@ def _train(trial: Row) -> Row:
 @cache
 def _relative_gradient(*cell: str) -> float:
     return tuning.relative_gradient(Affinity(1.0, 1.0, *cell), subset(IMAGES))
-
-
-def preset_of(cell: dict[str, str]) -> str:
-    """The published method that has this cell, or ""."""
-    return next((name for name, preset in PRESETS.items() if preset == cell), "")
 
 
 def at_chosen_ratio(rows):

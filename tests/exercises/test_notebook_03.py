@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from kdtutor import losses
 from kdtutor.exercises import notebook_03
-from kdtutor.studies.affinity import cells
+from kdtutor.losses.affinity import valid_cells
 
 
 def test_blind_spot():
@@ -144,7 +144,7 @@ def test_diagnosis():
 
 
 def test_count():
-    assert notebook_03.check_cells(len(cells()))
+    assert notebook_03.check_cells(len(valid_cells()))
     wrong = (192, 144, 156, 150, 152, 10)
     assert len({notebook_03.check_cells(value).hint for value in wrong}) == len(wrong)
     for value in (*wrong, None, 153):

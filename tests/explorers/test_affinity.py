@@ -93,9 +93,8 @@ def test_softmax_of_distances_gives_near_images_the_large_probabilities(explorer
     choose(explorer, "euclidean", "row_softmax", "l1")
     Q = draw(7, 6).double()[ORDER]
     wanted = F.softmax(-torch.cdist(Q, Q), dim=1)
-    torch.testing.assert_close(
-        explorer._matrix(explorer.teacher, {"affinity": "euclidean", "normalization": "row_softmax"}), wanted
-    )
+    cell = {"affinity": "euclidean", "normalization": "row_softmax", "discrepancy": "l1"}
+    torch.testing.assert_close(explorer._matrix(explorer.teacher, cell), wanted)
 
 
 def test_every_cell_is_drawn_or_refused(explorer, undrawn):

@@ -2,14 +2,13 @@
 
 import math
 from functools import cache
-from itertools import product
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtutor import losses
 from kdtutor.losses import AFFINITIES, DISCREPANCIES, NORMALIZATIONS, PRESETS
-from kdtutor.losses.affinity import check_cell, inner, mse, row_l2, smooth_l1
+from kdtutor.losses.affinity import MODULES, inner, mse, preset_of, row_l2, smooth_l1, valid_cells
 
 from ..inputs import Inputs
 from .base import SAMPLE_LAWS, Kind, Known, Law, Loss
@@ -33,7 +32,6 @@ NAMES = {
     "cc": "CC",
     "cosine_gram": "the cosine Gram",
 }
-MODULES = ("affinity", "normalization", "discrepancy")
 
 
 def cell_loss(cell: dict, **options) -> Loss:
@@ -46,25 +44,14 @@ def _cell_loss(affinity: str, normalization: str, discrepancy: str, *options: tu
 
 
 def cell_title(cell: dict) -> str:
-    name = next((NAMES[name] for name, preset in PRESETS.items() if preset == cell), None)
+    name = NAMES.get(preset_of(cell))
     said = f"the cell ({', '.join(cell[module] for module in MODULES)})"
     return f"{name} = {said}" if name else said
 
 
-def valid_cells() -> list[dict]:
-    cells = []
-    for names in product(AFFINITIES, NORMALIZATIONS, DISCREPANCIES):
-        try:
-            check_cell(*names)
-        except ValueError:
-            continue
-        cells.append(dict(zip(MODULES, names, strict=True)))
-    return cells
-
-
 def make_cell(affinity: str = "inner", normalization: str = "row_l2", discrepancy: str = "mse", **options) -> Kind:
     cell = {"affinity": affinity, "normalization": normalization, "discrepancy": discrepancy}
-    preset = next((name for name, known in PRESETS.items() if known == cell), "similarity")
+    preset = preset_of(cell) or "similarity"
     neighbours = sorted(
         (other for other in valid_cells() if other != cell), key=lambda other: len(_differing(cell, other))
     )
